@@ -1,0 +1,45 @@
+"""The command ``bert-tf``: finds the subcommand, runs it, turns a user's mistake into one line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from bert_tf.errors import InputError
+
+COMMANDS = {
+    "run_classifier": "Fine-tune, evaluate and predict: GLUE, or your own files.",
+    "predict": "Label texts with a trained model, one JSON object per line.",
+    "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",
+    "quickstart": "Fine-tune a small pretrained model on the built-in sample, and try it.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``bert-tf COMMAND …``; returns the process's exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else "--help"
+    if command in ("--help", "-h", "help"):
+        print("usage: bert-tf COMMAND [--flags]\n\nCommands (each has its own --help):")
+        for name, summary in COMMANDS.items():
+            print(f"  {name:20} {summary}")
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise InputError(f"no command {command!r}; the commands are {', '.join(COMMANDS)}")
+        module = importlib.import_module(f"bert_tf.cli.{command}")
+        module.run(arguments[1:])
+    except InputError as error:
+        print(f"bert-tf: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0  # whoever read our output has stopped
+    return 0
+
+
+def entry_point() -> None:
+    """What the console command runs."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,256 @@
+"""Takes the encoder's outputs, returns each task's logits; next: losses.
+
+Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, H = hidden_size,
+V = vocab_size, L = num_labels. Scopes and shapes are those of run_pretraining.py and
+run_classifier.py of google-research/bert. Logits are float32 under every dtype policy.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from bert_tf.config import BertConfig
+from bert_tf.errors import InputError
+from bert_tf.functional import ACTIVATIONS, dropout
+from bert_tf.modeling import (
+    BertModel,
+    LayerNorm,
+    dense,
+    initializer,
+    next_dropout_seed,
+    package,
+)
+
+HEAD_SITE = 100_000  # dropout site of a head, beyond those of any encoder
+
+
+class Transform(keras.layers.Layer):
+    """Dense, activation and LayerNorm before the masked-LM logits."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="transform", **kwargs)
+        self.config = config
+        self.dense = dense(config.hidden_size, config, "dense", dtype=self.dtype_policy)
+        self.LayerNorm = LayerNorm(config.hidden_size, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the kernel, float32 [H, H], and what goes with it."""
+        self.dense.build((None, self.config.hidden_size))
+        self.LayerNorm.build()
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Float [B * P, H] -> [B * P, H]."""
+        return self.LayerNorm(ACTIVATIONS[self.config.hidden_act](self.dense(x)))
+
+
+class MaskedLM(keras.layers.Layer):
+    """Logits over the vocabulary at the masked positions, with the tied embedding table."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="predictions", **kwargs)
+        self.config = config
+        self.transform = Transform(config, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates ``output_bias``, float32 [V], and the transform."""
+        self.transform.build()
+        self.output_bias = self.add_weight(
+            name="output_bias", shape=(self.config.vocab_size,), initializer="zeros", autocast=False
+        )
+
+    def call(self, sequence_output: tf.Tensor, positions: tf.Tensor, table: Any) -> tf.Tensor:
+        """Float [B, S, H], int32 [B, P] and float [V, H] -> float32 [B, P, V]."""
+        # Gathering first leaves about 15 % of the tokens for the widest product of the model.
+        masked = tf.gather(sequence_output, positions, batch_dims=1)  # [B, P, H]
+        x = self.transform(tf.reshape(masked, [-1, self.config.hidden_size]))  # [B * P, H]
+        logits = tf.matmul(x, tf.cast(table, x.dtype), transpose_b=True)  # [B * P, V]
+        logits = tf.cast(logits, tf.float32) + self.output_bias.value
+        shape = tf.concat([tf.shape(positions), [self.config.vocab_size]], axis=0)
+        return tf.reshape(logits, shape)  # [B, P, V]
+
+
+class Linear(keras.layers.Layer):
+    """``x @ output_weights^T + output_bias`` in float32: the form of the original's small heads."""
+
+    def __init__(self, outputs: int, config: BertConfig, name: str, **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.config = config
+        self.outputs = outputs
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights of ``create_linear``."""
+        self.output_weights, self.output_bias = create_linear(self, self.outputs, self.config)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Float [B, H] -> float32 [B, outputs]."""
+        return linear(x, self.output_weights.value, self.output_bias.value)
+
+
+def create_linear(
+    layer: keras.layers.Layer, outputs: int, config: BertConfig
+) -> tuple[keras.Variable, keras.Variable]:
+    """Adds ``output_weights`` float32 [outputs, H] and ``output_bias`` float32 [outputs]."""
+    weights = layer.add_weight(
+        name="output_weights",
+        shape=(outputs, config.hidden_size),
+        initializer=initializer(config),
+        autocast=False,
+    )
+    bias = layer.add_weight(
+        name="output_bias", shape=(outputs,), initializer="zeros", autocast=False
+    )
+    return weights, bias
+
+
+def linear(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Float [B, H], float32 [outputs, H] and [outputs] -> float32 [B, outputs]."""
+    return tf.matmul(tf.cast(x, tf.float32), weights, transpose_b=True) + bias
+
+
+class PretrainingHeads(keras.layers.Layer):
+    """The scope ``cls``: masked-LM and next-sentence heads."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="cls", **kwargs)
+        self.predictions = MaskedLM(config, dtype=self.dtype_policy)
+        self.seq_relationship = Linear(2, config, "seq_relationship", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds both heads."""
+        self.predictions.build()
+        self.seq_relationship.build()
+
+    def call(self, encoded: dict[str, Any], positions: tf.Tensor, table: Any) -> dict[str, Any]:
+        """The encoder's outputs, int32 [B, P] and float [V, H] -> both heads' logits."""
+        return {
+            "masked_lm_logits": self.predictions(encoded["sequence_output"], positions, table),
+            "next_sentence_logits": self.seq_relationship(encoded["pooled_output"]),
+        }
+
+
+@package
+class BertPretrainer(keras.Model):
+    """BERT with the masked-LM and next-sentence heads.
+
+    Args:
+        config: as for BertModel.
+        seed: as for BertModel.
+    """
+
+    def __init__(self, config: BertConfig, *, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.dropout_seeds = keras.random.SeedGenerator(seed)
+        self.bert = BertModel(config, seed=seed, dtype=self.dtype_policy)
+        self.cls = PretrainingHeads(config, dtype=self.dtype_policy)
+        self.cls.build()
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to create; tells Keras so."""
+
+    def call(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Runs encoder and heads.
+
+        Args:
+            inputs: those of BertModel, and ``masked_lm_positions`` int32 [B, P].
+            training: whether dropout is on.
+            dropout_seed: as for BertModel.
+
+        Returns:
+            BertModel's outputs, ``masked_lm_logits`` float32 [B, P, V] and
+            ``next_sentence_logits`` float32 [B, 2].
+        """
+        seed = next_dropout_seed(self, training, dropout_seed)
+        encoded = self.bert(inputs, training=training, dropout_seed=seed)
+        table = self.bert.embeddings.word_embeddings.value
+        return encoded | self.cls(encoded, inputs["masked_lm_positions"], table)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as Keras saves them."""
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BertPretrainer":
+        """Inverse of ``get_config``."""
+        return cls(**{**config, "config": BertConfig.from_dict(config["config"])})
+
+
+@package
+class BertClassifier(keras.Model):
+    """BERT with a linear layer on the pooled output: classes, several labels, or regression.
+
+    Args:
+        config: as for BertModel.
+        num_labels: L; 1 for regression.
+        dropout_prob: dropout of the pooled output; by default ``hidden_dropout_prob``, which is
+            the 0.1 that run_classifier.py has fixed, in every released configuration.
+        seed: as for BertModel.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        num_labels: int,
+        *,
+        dropout_prob: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if num_labels < 1:
+            raise InputError(f"num_labels must be at least 1, but is {num_labels}")
+        super().__init__(**kwargs)
+        self.config = config
+        self.num_labels = num_labels
+        self.dropout_prob = config.hidden_dropout_prob if dropout_prob is None else dropout_prob
+        self.dropout_seeds = keras.random.SeedGenerator(seed)
+        self.bert = BertModel(config, seed=seed, dtype=self.dtype_policy)
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights of ``create_linear`` with L outputs."""
+        if not self.built:
+            self.output_weights, self.output_bias = create_linear(
+                self, self.num_labels, self.config
+            )
+
+    def call(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Runs encoder and head.
+
+        Args:
+            inputs: those of BertModel.
+            training: whether dropout is on.
+            dropout_seed: as for BertModel.
+
+        Returns:
+            Logits, float32 [B, L].
+        """
+        seed = next_dropout_seed(self, training, dropout_seed)
+        pooled = self.bert(inputs, training=training, dropout_seed=seed)["pooled_output"]
+        pooled = dropout(pooled, self.dropout_prob, seed, HEAD_SITE)
+        return linear(pooled, self.output_weights.value, self.output_bias.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as Keras saves them."""
+        return {
+            **super().get_config(),
+            "config": self.config.to_dict(),
+            "num_labels": self.num_labels,
+            "dropout_prob": self.dropout_prob,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BertClassifier":
+        """Inverse of ``get_config``."""
+        return cls(**{**config, "config": BertConfig.from_dict(config["config"])})

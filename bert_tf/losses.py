@@ -1,0 +1,73 @@
+"""Takes logits and targets, returns each head's loss as a sum and a weight; next: optimization.
+
+A loss is kept as (total, weight) so that the training step can divide by the weight of the
+*global* batch, whatever number of replicas or micro-batches it came in.
+
+Axes: B = batch_size, P = max_predictions_per_seq, V = vocab_size, L = num_labels.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class LossTerm(NamedTuple):
+    """A weighted mean in parts: ``total / (weight + epsilon)``.
+
+    Attributes:
+        total: float32 [], the weighted sum.
+        weight: float32 [], what to divide by, summed over all parts of the batch first.
+        epsilon: added to the weight once.
+    """
+
+    total: tf.Tensor
+    weight: tf.Tensor
+    epsilon: float = 0.0
+
+
+def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> LossTerm:
+    """Negative log-likelihood of the masked tokens (get_masked_lm_output of run_pretraining.py).
+
+    Args:
+        logits: float32 [B, P, V].
+        ids: int32 [B, P], the tokens that were masked.
+        weights: float32 [B, P], 0 for padding.
+    """
+    nll = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(logits, tf.float32))
+    return LossTerm(tf.reduce_sum(weights * nll), tf.reduce_sum(weights), 1e-5)
+
+
+def single_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
+    """Mean negative log-likelihood: the next-sentence loss, and a classifier's.
+
+    Args:
+        logits: float32 [B, L].
+        labels: int32 [B].
+    """
+    nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+    return _mean(nll)
+
+
+def multi_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
+    """Binary cross-entropy of each label, mean over labels, then over examples.
+
+    Args:
+        logits: float32 [B, L].
+        labels: float32 [B, L], 0 or 1.
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+    return _mean(tf.reduce_mean(entropy, axis=-1))
+
+
+def regression_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
+    """Mean squared error.
+
+    Args:
+        logits: float32 [B, 1].
+        labels: float32 [B].
+    """
+    return _mean(tf.square(tf.cast(logits[:, 0], tf.float32) - labels))
+
+
+def _mean(per_example: tf.Tensor) -> LossTerm:
+    return LossTerm(tf.reduce_sum(per_example), tf.cast(tf.size(per_example), tf.float32))

@@ -1,0 +1,390 @@
+"""Takes token ids and a BertConfig, returns the encoder's activations; next: heads.
+
+The model of Devlin et al. 2019 (arXiv 1810.04805) as the released code has it (modeling.py of
+google-research/bert). Every layer and weight is named after its scope in the original graph, so
+``variable.path`` is the variable's name in a checkpoint.
+
+Axes:
+    B = batch_size, S = seq_length, T = B * S tokens, H = hidden_size,
+    N = num_attention_heads, D = H / N (size of one head), I = intermediate_size.
+"""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from bert_tf.config import BertConfig
+from bert_tf.errors import InputError
+from bert_tf.functional import ACTIVATIONS, dropout, layer_norm
+
+# Added to the attention scores of padding; the original's finite value, which float16 can hold.
+MASKED_SCORE = -10000.0
+
+package = keras.saving.register_keras_serializable(package="bert_tf")
+
+
+def dense(units: int, config: BertConfig, name: str, **kwargs: Any) -> keras.layers.Dense:
+    """A Dense layer with the original's initial values."""
+    return keras.layers.Dense(
+        units, kernel_initializer=initializer(config), bias_initializer="zeros", name=name, **kwargs
+    )
+
+
+def initializer(config: BertConfig) -> keras.initializers.Initializer:
+    """Truncated normal of standard deviation ``initializer_range``, a fresh seed each time."""
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+
+class LayerNorm(keras.layers.Layer):
+    """``layer_norm`` with its two weights; computes in float32 under every dtype policy.
+
+    Args:
+        size: H.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        # Without autocast a float32 input is not rounded to the compute dtype on its way in.
+        super().__init__(name="LayerNorm", autocast=False, **kwargs)
+        self.size = size
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates gamma and beta, float32 [H]."""
+        self.gamma = self.add_weight(
+            name="gamma", shape=(self.size,), initializer="ones", autocast=False
+        )
+        self.beta = self.add_weight(
+            name="beta", shape=(self.size,), initializer="zeros", autocast=False
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Float [T, H] -> [T, H] of the same dtype."""
+        y = layer_norm(tf.cast(x, tf.float32), self.gamma.value, self.beta.value)
+        return tf.cast(y, x.dtype)
+
+
+class Embeddings(keras.layers.Layer):
+    """LayerNorm(word + token type + position), then dropout."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="embeddings", **kwargs)
+        self.config = config
+        self.LayerNorm = LayerNorm(config.hidden_size, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the three tables, float32 [rows, H]."""
+        for name, rows in (
+            ("word_embeddings", self.config.vocab_size),
+            ("token_type_embeddings", self.config.type_vocab_size),
+            ("position_embeddings", self.config.max_position_embeddings),
+        ):
+            table = self.add_weight(
+                name=name,
+                shape=(rows, self.config.hidden_size),
+                initializer=initializer(self.config),
+                autocast=False,  # it would cast the whole table for the few rows that are read
+            )
+            setattr(self, name, table)
+        self.LayerNorm.build()
+
+    def call(
+        self, input_ids: tf.Tensor, segment_ids: tf.Tensor, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        """int32 [B, S] ids and segment ids -> float [T, H]."""
+        seq_length = tf.shape(input_ids)[1]
+        words = tf.gather(self.word_embeddings.value, input_ids)  # [B, S, H]
+        # One-hot times a table of two rows: cheaper forward and backward than a gather.
+        types = tf.matmul(
+            tf.one_hot(tf.reshape(segment_ids, [-1]), self.config.type_vocab_size),
+            self.token_type_embeddings.value,
+        )  # [T, H]
+        positions = self.position_embeddings.value[:seq_length]  # [S, H]
+        x = tf.reshape(words + positions, tf.shape(types)) + types  # [T, H]
+        x = tf.cast(self.LayerNorm(x), self.compute_dtype)
+        return dropout(x, self.config.hidden_dropout_prob, seed, site=0)
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: BertConfig, site: int, **kwargs: Any) -> None:
+        super().__init__(name="self", **kwargs)
+        self.config = config
+        self.site = site
+        policy = self.dtype_policy
+        self.query = dense(config.hidden_size, config, "query", dtype=policy)
+        self.key = dense(config.hidden_size, config, "key", dtype=policy)
+        self.value = dense(config.hidden_size, config, "value", dtype=policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the three projections, kernels float32 [H, H]."""
+        for projection in (self.query, self.key, self.value):
+            projection.build((None, self.config.hidden_size))
+
+    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Float [T, H] and float32 [B, 1, 1, S] -> [T, H]."""
+        heads = self.config.num_attention_heads
+        size = self.config.hidden_size // heads
+        mask_shape = tf.shape(mask_adder)
+        shape = [mask_shape[0], mask_shape[3], heads, size]
+
+        def split(projected: tf.Tensor) -> tf.Tensor:
+            return tf.transpose(tf.reshape(projected, shape), [0, 2, 1, 3])  # [B, N, S, D]
+
+        # The scale goes on the query, [B, N, S, D], not on the larger scores, [B, N, S, S].
+        query = split(self.query(x) * tf.cast(1.0 / math.sqrt(size), x.dtype))
+        scores = tf.matmul(query, split(self.key(x)), transpose_b=True)  # [B, N, S, S]
+        # Keras has cast the adder to the compute dtype; 0 and about -10000 it still is.
+        adder = tf.cast(mask_adder, tf.float32)
+        probabilities = tf.nn.softmax(tf.cast(scores, tf.float32) + adder)
+        probabilities = tf.cast(probabilities, x.dtype)
+        rate = self.config.attention_probs_dropout_prob
+        probabilities = dropout(probabilities, rate, seed, self.site)
+        context = tf.matmul(probabilities, split(self.value(x)))  # [B, N, S, D]
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(x))  # [T, H]
+
+
+class ResidualOutput(keras.layers.Layer):
+    """LayerNorm(dropout(Dense(x)) + residual): how both halves of a layer end."""
+
+    def __init__(self, input_size: int, config: BertConfig, site: int, **kwargs: Any) -> None:
+        super().__init__(name="output", **kwargs)
+        self.config = config
+        self.input_size = input_size
+        self.site = site
+        self.dense = dense(config.hidden_size, config, "dense", dtype=self.dtype_policy)
+        self.LayerNorm = LayerNorm(config.hidden_size, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the kernel, float32 [input_size, H], and what goes with it."""
+        self.dense.build((None, self.input_size))
+        self.LayerNorm.build()
+
+    def call(self, x: tf.Tensor, residual: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Float [T, input_size] and [T, H] -> [T, H]."""
+        x = dropout(self.dense(x), self.config.hidden_dropout_prob, seed, self.site)
+        return self.LayerNorm(x + residual)
+
+
+class Attention(keras.layers.Layer):
+    """Self-attention and its output: the first half of a transformer layer."""
+
+    def __init__(self, config: BertConfig, site: int, **kwargs: Any) -> None:
+        super().__init__(name="attention", **kwargs)
+        self.self_attention = SelfAttention(config, site, dtype=self.dtype_policy)
+        self.attention_output = ResidualOutput(
+            config.hidden_size, config, site + 1, dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds both parts."""
+        self.self_attention.build()
+        self.attention_output.build()
+
+    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Float [T, H] and float32 [B, 1, 1, S] -> [T, H]."""
+        return self.attention_output(self.self_attention(x, mask_adder, seed), x, seed)
+
+
+class Intermediate(keras.layers.Layer):
+    """The wide Dense layer with its activation."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="intermediate", **kwargs)
+        self.config = config
+        self.dense = dense(config.intermediate_size, config, "dense", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the kernel, float32 [H, I]."""
+        self.dense.build((None, self.config.hidden_size))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Float [T, H] -> [T, I]."""
+        return ACTIVATIONS[self.config.hidden_act](self.dense(x))
+
+
+class TransformerLayer(keras.layers.Layer):
+    """Attention, then the position-wise feed-forward network (Vaswani et al. 2017, section 3.3)."""
+
+    SITES = 3  # dropout calls in one layer
+
+    def __init__(self, config: BertConfig, index: int, **kwargs: Any) -> None:
+        super().__init__(name=f"layer_{index}", **kwargs)
+        site = 1 + index * self.SITES  # site 0 is the embeddings'
+        self.attention = Attention(config, site, dtype=self.dtype_policy)
+        self.intermediate = Intermediate(config, dtype=self.dtype_policy)
+        self.feed_forward_output = ResidualOutput(
+            config.intermediate_size, config, site + 2, dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the three parts."""
+        self.attention.build()
+        self.intermediate.build()
+        self.feed_forward_output.build()
+
+    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Float [T, H] and float32 [B, 1, 1, S] -> [T, H]."""
+        x = self.attention(x, mask_adder, seed)
+        return self.feed_forward_output(self.intermediate(x), x, seed)
+
+
+class Encoder(keras.layers.Layer):
+    """The stack of transformer layers."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="encoder", **kwargs)
+        self.layers = [
+            TransformerLayer(config, index, dtype=self.dtype_policy)
+            for index in range(config.num_hidden_layers)
+        ]
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds every layer."""
+        for layer in self.layers:
+            layer.build()
+
+    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> list[tf.Tensor]:
+        """Float [T, H] and float32 [B, 1, 1, S] -> each layer's output, [T, H]."""
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, mask_adder, seed)
+            outputs.append(x)
+        return outputs
+
+
+class Pooler(keras.layers.Layer):
+    """Dense with tanh on the first token's vector."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="pooler", **kwargs)
+        self.config = config
+        self.dense = dense(config.hidden_size, config, "dense", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the kernel, float32 [H, H]."""
+        self.dense.build((None, self.config.hidden_size))
+
+    def call(self, sequence_output: tf.Tensor) -> tf.Tensor:
+        """Float [B, S, H] -> [B, H]."""
+        return tf.tanh(self.dense(sequence_output[:, 0]))
+
+
+@package
+class BertModel(keras.Model):
+    """Embeddings, encoder and pooler, with weights created at once (no call is needed first).
+
+    Args:
+        config: sizes, activation and dropout rates.
+        seed: seed of the dropout of calls with ``training=True`` and no ``dropout_seed``.
+
+    Raises:
+        InputError: in eager mode, for ids outside the tables or a sequence beyond the positions.
+    """
+
+    def __init__(self, config: BertConfig, *, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(name=kwargs.pop("name", "bert"), **kwargs)
+        self.config = config
+        self.dropout_seeds = keras.random.SeedGenerator(seed)
+        self.embeddings = Embeddings(config, dtype=self.dtype_policy)
+        self.encoder = Encoder(config, dtype=self.dtype_policy)
+        self.pooler = Pooler(config, dtype=self.dtype_policy)
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates all weights; their shapes come from the configuration alone."""
+        if self.built:
+            return
+        self.embeddings.build()
+        self.encoder.build()
+        self.pooler.build()
+
+    def call(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Runs the encoder.
+
+        Args:
+            inputs: ``input_ids`` int32 [B, S]; ``input_mask`` int32 [B, S], 1 for tokens and 0 for
+                padding (default: all 1); ``segment_ids`` int32 [B, S] (default: all 0).
+            training: whether dropout is on.
+            dropout_seed: int32 [2]. The training loop gives one made of (run seed, step, replica);
+                without it each call draws the next seed of this model's own generator.
+
+        Returns:
+            ``embedding_output`` [B, S, H], ``encoder_outputs`` (list of [B, S, H], one per layer),
+            ``sequence_output`` [B, S, H] (the last of them) and ``pooled_output`` [B, H], all of
+            the compute dtype.
+        """
+        input_ids = tf.convert_to_tensor(inputs["input_ids"])
+        input_mask = inputs.get("input_mask")
+        input_mask = tf.ones_like(input_ids) if input_mask is None else input_mask
+        segment_ids = inputs.get("segment_ids")
+        segment_ids = tf.zeros_like(input_ids) if segment_ids is None else segment_ids
+        self._check(input_ids, segment_ids)
+        seed = next_dropout_seed(self, training, dropout_seed)
+
+        x = self.embeddings(input_ids, segment_ids, seed)
+        mask_adder = (1.0 - tf.cast(input_mask, tf.float32)) * MASKED_SCORE
+        layers = self.encoder(x, mask_adder[:, tf.newaxis, tf.newaxis, :], seed)
+
+        shape = tf.concat([tf.shape(input_ids), [self.config.hidden_size]], axis=0)
+        static_shape = [*input_ids.shape, self.config.hidden_size]
+
+        def batched(tokens: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.reshape(tokens, shape), static_shape)  # [B, S, H]
+
+        encoder_outputs = [batched(layer) for layer in layers]
+        return {
+            "embedding_output": batched(x),
+            "encoder_outputs": encoder_outputs,
+            "sequence_output": encoder_outputs[-1],
+            "pooled_output": self.pooler(encoder_outputs[-1]),
+        }
+
+    def _check(self, input_ids: tf.Tensor, segment_ids: tf.Tensor) -> None:
+        config = self.config
+        seq_length = input_ids.shape[1]
+        if seq_length is not None and seq_length > config.max_position_embeddings:
+            raise InputError(
+                f"input_ids: a sequence of {seq_length} tokens, but the configuration has "
+                f"max_position_embeddings {config.max_position_embeddings}; cut the input"
+            )
+        if not tf.executing_eagerly():
+            return  # inside a graph the gather checks ids on CPU; data pipelines check before
+        for name, ids, rows, key in (
+            ("input_ids", input_ids, config.vocab_size, "vocab_size"),
+            ("segment_ids", segment_ids, config.type_vocab_size, "type_vocab_size"),
+        ):
+            outside = tf.where((ids < 0) | (ids >= rows))
+            if len(outside):
+                row, column = (int(i) for i in outside[0])
+                raise InputError(
+                    f"{name}[{row}, {column}] is {int(ids[row, column])}, but the configuration "
+                    f"has {key} {rows}: ids go from 0 to {rows - 1}. Do the vocabulary and the "
+                    "checkpoint belong together?"
+                )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as Keras saves them."""
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BertModel":
+        """Inverse of ``get_config``."""
+        return cls(**{**config, "config": BertConfig.from_dict(config["config"])})
+
+
+def next_dropout_seed(
+    model: Any, training: bool, dropout_seed: tf.Tensor | None
+) -> tf.Tensor | None:
+    """The seed of one call: the caller's, or the next of the model's own; None in inference."""
+    if not training:
+        return None
+    if dropout_seed is None:
+        return tf.cast(model.dropout_seeds.next(), tf.int32)
+    return tf.cast(dropout_seed, tf.int32)

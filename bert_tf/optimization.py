@@ -1,0 +1,253 @@
+"""Takes gradients, returns updated weights: the original's Adam and schedule; next: checkpoint.
+
+Source: optimization.py of google-research/bert.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from bert_tf.errors import InputError
+from bert_tf.modeling import package
+
+CLIP_NORM = 1.0
+# A variable whose path matches one of these is not decayed; output_bias of the heads does match.
+EXCLUDE_FROM_DECAY = ("LayerNorm", "layer_norm", "bias")
+
+
+@package
+class LinearWarmupAndDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The original's learning rate.
+
+    ``init_lr * step / num_warmup_steps`` while ``step < num_warmup_steps``, else
+    ``init_lr * (1 - step / num_train_steps)``, 0 from ``num_train_steps`` on. The decay counts
+    from step 0: it is not delayed by the warm-up, and the first step's rate is 0 under warm-up.
+
+    Args:
+        init_lr: the rate that the decay starts from.
+        num_train_steps: where the decay ends.
+        num_warmup_steps: length of the warm-up; 0 for none.
+    """
+
+    def __init__(self, init_lr: float, num_train_steps: int, num_warmup_steps: int = 0) -> None:
+        super().__init__()
+        if num_train_steps < 1:
+            raise InputError(f"num_train_steps must be at least 1, but is {num_train_steps}")
+        if num_warmup_steps < 0:
+            raise InputError(f"num_warmup_steps must not be negative, but is {num_warmup_steps}")
+        self.init_lr = init_lr
+        self.num_train_steps = num_train_steps
+        self.num_warmup_steps = num_warmup_steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Integer [] -> float32 []: the rate of the update with that number, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        done = tf.minimum(step / self.num_train_steps, 1.0)
+        decayed = self.init_lr * (1.0 - done)
+        if not self.num_warmup_steps:
+            return decayed
+        warming = self.init_lr * (step / self.num_warmup_steps)
+        return tf.where(step < self.num_warmup_steps, warming, decayed)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "init_lr": self.init_lr,
+            "num_train_steps": self.num_train_steps,
+            "num_warmup_steps": self.num_warmup_steps,
+        }
+
+
+@package
+class AdamWeightDecay(keras.optimizers.Optimizer):
+    """Adam with decoupled weight decay and, as in the original, no bias correction.
+
+    ``m = b1 m + (1 - b1) g``, ``v = b2 v + (1 - b2) g^2``,
+    ``w -= lr (m / (sqrt(v) + epsilon) + weight_decay_rate w)``. The gradient is taken as given:
+    clipping belongs to the training step.
+
+    Args:
+        learning_rate: float or schedule.
+        weight_decay_rate: decay of the variables that ``exclude_from_weight_decay`` does not match.
+        beta_1: b1.
+        beta_2: b2.
+        epsilon: added to the root, outside of it.
+        exclude_from_weight_decay: regular expressions searched in ``variable.path``.
+        bias_correction: whether m and v are divided by ``1 - b^t`` (Kingma and Ba 2015). Off in the
+            original; on, it is the more stable choice for small data sets.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        weight_decay_rate: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        exclude_from_weight_decay: Iterable[str] = EXCLUDE_FROM_DECAY,
+        bias_correction: bool = False,
+        name: str = "AdamWeightDecay",
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.weight_decay_rate = weight_decay_rate
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.exclude_from_weight_decay = tuple(exclude_from_weight_decay)
+        self.bias_correction = bias_correction
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Creates the slots ``m`` and ``v``, zeros of each variable's shape."""
+        if self.built:
+            return
+        super().build(variables)
+        self.adam_m = self.add_optimizer_variables(variables, "adam_m")
+        self.adam_v = self.add_optimizer_variables(variables, "adam_v")
+        self._decayed = [self.is_decayed(variable) for variable in variables]
+
+    def is_decayed(self, variable: keras.Variable) -> bool:
+        """Whether weight decay applies to a variable."""
+        return not any(
+            re.search(pattern, variable.path) for pattern in self.exclude_from_weight_decay
+        )
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, keras.Variable]]) -> tf.Tensor:
+        """Updates the variables; those whose gradient is None are left as they are.
+
+        Args:
+            grads_and_vars: pairs of a gradient (dense or IndexedSlices) and its variable. Under a
+                tf.distribute strategy, gradients of one replica, which are summed over replicas.
+
+        Returns:
+            The number of updates so far.
+        """
+        return super().apply_gradients(self._with_gradients(grads_and_vars))
+
+    def apply_reduced_gradients(self, grads_and_vars: Iterable[tuple[Any, keras.Variable]]) -> None:
+        """As ``apply_gradients``, in replica context, for gradients that are reduced already.
+
+        Clipping comes after the all-reduce, so the training step reduces; doing it once more here,
+        as Keras does, would count every gradient once per replica.
+        """
+        pairs = self._with_gradients(grads_and_vars)
+        learning_rate = self.schedule(self.iterations)
+
+        def update(strategy: tf.distribute.Strategy, gradients: list[tf.Tensor]) -> None:
+            for gradient, (_, variable) in zip(gradients, pairs, strict=True):
+                strategy.extended.update(
+                    variable.value,
+                    lambda local, reduced: self.update_step(reduced, local, learning_rate),
+                    args=(gradient,),
+                    group=False,
+                )
+
+        context = tf.distribute.get_replica_context()
+        context.merge_call(update, args=([gradient for gradient, _ in pairs],))
+        self.iterations.assign_add(1)
+
+    def schedule(self, step: tf.Tensor) -> tf.Tensor:
+        """The rate of the update with a number, integer [] -> float32 []."""
+        rate = self._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(step)
+        return tf.convert_to_tensor(rate)
+
+    def _with_gradients(
+        self, grads_and_vars: Iterable[tuple[Any, keras.Variable]]
+    ) -> list[tuple[Any, keras.Variable]]:
+        pairs = list(grads_and_vars)
+        self.build([variable for _, variable in pairs])
+        pairs = [pair for pair in pairs if pair[0] is not None]
+        if not pairs:
+            raise InputError(
+                "apply_gradients: every gradient is None; the loss depends on no variable"
+            )
+        return pairs
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Updates one variable and its slots in place."""
+        index = self._get_variable_index(variable)
+        learning_rate = tf.cast(learning_rate, variable.dtype)
+        beta_1_power = beta_2_power = tf.zeros([], variable.dtype)
+        if self.bias_correction:
+            power = tf.cast(self.iterations.value + 1, variable.dtype)
+            beta_1_power, beta_2_power = self.beta_1**power, self.beta_2**power
+        if self._decayed[index]:
+            # w (1 - lr decay) before the update equals decay added to it: both use the old w.
+            variable.assign(variable * (1.0 - learning_rate * self.weight_decay_rate))
+        # One fused pass. With both powers 0 its bias correction is a division by 1.
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self.adam_m[index].value.handle,
+            v=self.adam_v[index].value.handle,
+            beta1_power=beta_1_power,
+            beta2_power=beta_2_power,
+            lr=learning_rate,
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            # The op adds it to the root of the uncorrected v.
+            epsilon=self.epsilon * tf.sqrt(1.0 - beta_2_power),
+            grad=tf.convert_to_tensor(gradient),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "name": self.name,
+            "learning_rate": self._serialized_learning_rate(),
+            "weight_decay_rate": self.weight_decay_rate,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "exclude_from_weight_decay": self.exclude_from_weight_decay,
+            "bias_correction": self.bias_correction,
+        }
+
+    def _serialized_learning_rate(self) -> Any:
+        return super().get_config()["learning_rate"]
+
+
+def create_optimizer(
+    init_lr: float,
+    num_train_steps: int,
+    num_warmup_steps: int,
+    *,
+    weight_decay_rate: float = 0.01,
+    bias_correction: bool = False,
+) -> AdamWeightDecay:
+    """The original's optimizer with its schedule.
+
+    Args:
+        init_lr: see LinearWarmupAndDecay.
+        num_train_steps: see LinearWarmupAndDecay.
+        num_warmup_steps: see LinearWarmupAndDecay.
+        weight_decay_rate: see AdamWeightDecay.
+        bias_correction: see AdamWeightDecay.
+    """
+    schedule = LinearWarmupAndDecay(init_lr, num_train_steps, num_warmup_steps)
+    return AdamWeightDecay(
+        schedule, weight_decay_rate=weight_decay_rate, bias_correction=bias_correction
+    )
+
+
+def clip_by_global_norm(gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
+    """Scales gradients so that their global norm is at most 1.
+
+    Repeated rows of sparse gradients are summed first: the norm is that of the dense gradient, as
+    on TPU in the original (on CPU and GPU it took the norm over rows not yet summed).
+
+    Args:
+        gradients: dense tensors, IndexedSlices or None.
+
+    Returns:
+        The clipped gradients, dense, and the norm before clipping, float32 [].
+    """
+    dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+    norm = tf.linalg.global_norm(dense)
+    clipped, _ = tf.clip_by_global_norm(dense, CLIP_NORM, use_norm=norm)
+    return clipped, norm

@@ -1,0 +1,121 @@
+"""Takes word-piece ids of one or two texts, returns model inputs; next: input_pipeline.
+
+The layout is the original's: ``[CLS] a [SEP]`` with segment 0, then ``b [SEP]`` with segment 1.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bert_tf.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class RaggedIds:
+    """Sequences of different lengths, end to end.
+
+    Attributes:
+        values: int32 [number of pieces].
+        row_splits: int64 [num_rows + 1]; row i is ``values[row_splits[i]:row_splits[i + 1]]``.
+    """
+
+    values: np.ndarray
+    row_splits: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [num_rows]."""
+        return np.diff(self.row_splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedTexts:
+    """Model inputs without padding.
+
+    Attributes:
+        input_ids: a row for each example, ``[CLS] a [SEP] b [SEP]``.
+        segment_starts: int64 [num_examples], where segment 1 starts (the row's length if it has
+            only one segment).
+        num_truncated: how many examples lost pieces.
+    """
+
+    input_ids: RaggedIds
+    segment_starts: np.ndarray
+    num_truncated: int
+
+
+def truncated_lengths(
+    lengths_a: np.ndarray, lengths_b: np.ndarray, budget: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the original's ``_truncate_seq_pair`` leaves of each pair, in closed form.
+
+    There, pieces are dropped one by one from the end of the longer text, of b where both are
+    equally long, until the pair fits. So a text of at most half the budget stays whole.
+
+    Args:
+        lengths_a: int64 [num_pairs].
+        lengths_b: int64 [num_pairs].
+        budget: pieces that both may have together.
+
+    Returns:
+        The two lengths after truncation, int64 [num_pairs] each.
+    """
+    kept_a = np.minimum(lengths_a, np.maximum(budget - lengths_b, (budget + 1) // 2))
+    kept_b = np.minimum(lengths_b, np.maximum(budget - lengths_a, budget // 2))
+    return kept_a, kept_b
+
+
+def pack_texts(
+    text_a: RaggedIds, text_b: RaggedIds | None, max_seq_length: int, cls_id: int, sep_id: int
+) -> PackedTexts:
+    """Packs whole data sets at once.
+
+    Args:
+        text_a: word-piece ids of the first texts.
+        text_b: those of the second texts, or None.
+        max_seq_length: longest row, special pieces included.
+        cls_id: id of ``[CLS]``.
+        sep_id: id of ``[SEP]``.
+
+    Raises:
+        InputError: if ``max_seq_length`` leaves no room for text.
+    """
+    special = 2 if text_b is None else 3
+    budget = max_seq_length - special
+    if budget < special - 1:
+        raise InputError(
+            f"max_seq_length {max_seq_length} is too small: {special} positions are taken by [CLS] "
+            f"and [SEP], so it must be at least {2 * special - 1}"
+        )
+    lengths_a = text_a.lengths
+    if text_b is None:
+        lengths_b = np.zeros_like(lengths_a)
+        kept_a, kept_b = np.minimum(lengths_a, budget), lengths_b
+    else:
+        lengths_b = text_b.lengths
+        kept_a, kept_b = truncated_lengths(lengths_a, lengths_b, budget)
+    row_lengths = kept_a + kept_b + special
+    row_splits = np.concatenate([[0], np.cumsum(row_lengths)]).astype(np.int64)
+    starts = row_splits[:-1]
+
+    values = np.empty(row_splits[-1], np.int32)
+    values[starts] = cls_id
+    _copy_rows(values, starts + 1, text_a, kept_a)
+    values[starts + 1 + kept_a] = sep_id
+    if text_b is not None:
+        _copy_rows(values, starts + 2 + kept_a, text_b, kept_b)
+        values[row_splits[1:] - 1] = sep_id
+    num_truncated = int(np.count_nonzero(kept_a + kept_b < lengths_a + lengths_b))
+    return PackedTexts(RaggedIds(values, row_splits), kept_a + 2, num_truncated)
+
+
+def _copy_rows(
+    target: np.ndarray, target_starts: np.ndarray, source: RaggedIds, lengths: np.ndarray
+) -> None:
+    """Copies the first ``lengths[i]`` values of each source row to ``target_starts[i]`` on."""
+    # Position of each copied value inside its row: 0, 1, ... starting anew for each row.
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    target[np.repeat(target_starts, lengths) + within] = source.values[
+        np.repeat(source.row_splits[:-1], lengths) + within
+    ]

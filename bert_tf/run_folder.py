@@ -1,0 +1,232 @@
+"""Takes an output folder, returns it claimed for one run; next: training.
+
+The files of a run and what may be done with a folder that has some: an unfinished run of the same
+configuration is resumed, anything else is refused. Files appear under their names when whole.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import yaml
+
+from bert_tf.errors import InputError
+
+RUN_CONFIG = "run_config.yaml"
+BERT_CONFIG = "bert_config.json"
+VOCAB = "vocab.txt"
+LABELS = "labels.txt"
+CHECKPOINT = "bert_model.ckpt"
+EVAL_RESULTS = "eval_results.json"
+TEST_RESULTS = "test_results.tsv"
+LOCK = ".lock"
+# What a run may write; --overwrite removes these and nothing else.
+RUN_FILES = (
+    RUN_CONFIG,
+    BERT_CONFIG,
+    VOCAB,
+    LABELS,
+    f"{CHECKPOINT}.*",
+    "resume",
+    EVAL_RESULTS,
+    TEST_RESULTS,
+    "train_log.jsonl",
+    "events.out.tfevents.*",
+    "seed_*",
+)
+
+
+@contextlib.contextmanager
+def claim(
+    path: str | os.PathLike[str],
+    configuration: Mapping[str, Any],
+    results: tuple[str, ...],
+    *,
+    unimportant: frozenset[str] = frozenset(),
+    overwrite: bool = False,
+) -> Iterator[pathlib.Path]:
+    """Claims a folder for a new run, or for going on with an unfinished one.
+
+    Args:
+        path: the folder; made if there is none.
+        configuration: the run's settings, written to ``run_config.yaml``.
+        results: the files that a finished run of these settings has.
+        unimportant: settings that do not change what the run computes.
+        overwrite: whether to remove what an earlier run left.
+
+    Yields:
+        The folder, locked; a run that finds ``resume/`` in it goes on from there.
+
+    Raises:
+        InputError: if another process uses the folder, if it holds another run, a finished one, or
+            files that are no run's, or cannot be written.
+    """
+    folder = pathlib.Path(path)
+
+    def check() -> None:
+        if not overwrite and folder.is_dir():
+            _refuse_other_runs(folder, configuration, results, unimportant)
+
+    created = not folder.exists()
+    check()  # before the lock, so that a folder which is refused does not even get that
+    with _locked(folder):
+        check()  # and again, because it may have changed before it was locked
+        if overwrite:
+            _remove_run(folder)
+        write_text(folder / RUN_CONFIG, yaml.safe_dump(dict(configuration), sort_keys=False))
+        try:
+            yield folder
+        except (InputError, KeyboardInterrupt):
+            if not (folder / "resume" / "checkpoint").exists():
+                _remove_run(folder)  # nothing has been computed that a resumed run could use
+                if created:
+                    shutil.rmtree(folder)
+            raise
+
+
+@contextlib.contextmanager
+def reopen(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Claims the folder of a finished run, to evaluate or predict with its model.
+
+    Yields:
+        The folder, locked.
+
+    Raises:
+        InputError: if there is none, or another process uses it.
+    """
+    folder = pathlib.Path(path)
+    require_model(folder)
+    with _locked(folder):
+        yield folder
+
+
+def require_model(folder: pathlib.Path) -> None:
+    """Checks that a folder holds a trained model.
+
+    Raises:
+        InputError: naming the file that is not there.
+    """
+    for name in (RUN_CONFIG, BERT_CONFIG, VOCAB, f"{CHECKPOINT}.index"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: not the folder of a trained model: it has no {name}. Give the "
+                "--output_dir of a finished training run"
+            )
+
+
+def read_run_config(path: pathlib.Path) -> dict[str, Any]:
+    """Reads ``run_config.yaml``, or a file given with ``--config``.
+
+    Raises:
+        InputError: if it cannot be read or is no YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected lines like 'learning_rate: 5.0e-05'")
+    return values
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written; what was there before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write it: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: cannot write there: {error.strerror}") from error
+    with file:
+        try:
+            # The kernel lets go of it when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"--output_dir {folder}: in use by another process{_owner(file)}; wait for it, or "
+                "give another folder"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _owner(file: IO[str]) -> str:
+    file.seek(0)
+    process = file.read().strip()
+    return f" (number {process})" if process else ""
+
+
+def _refuse_other_runs(
+    folder: pathlib.Path,
+    configuration: Mapping[str, Any],
+    results: tuple[str, ...],
+    unimportant: frozenset[str],
+) -> None:
+    if not (folder / RUN_CONFIG).exists():
+        others = sorted(item.name for item in folder.iterdir() if item.name != LOCK)
+        if others:
+            raise InputError(
+                f"--output_dir {folder}: not empty, and no run of bert-tf (it holds "
+                f"{', '.join(others[:4])}{', …' if len(others) > 4 else ''}); give an empty folder"
+            )
+        return
+    stored = read_run_config(folder / RUN_CONFIG)
+    different = [
+        f"{key} is {stored.get(key)!r} there and {configuration.get(key)!r} here"
+        for key in {**stored, **configuration}
+        if key not in unimportant and stored.get(key) != configuration.get(key)
+    ]
+    if different:
+        raise InputError(
+            f"--output_dir {folder}: holds a run of another configuration: "
+            f"{'; '.join(different)}. Give another folder, or --overwrite to replace that run"
+        )
+    if all((folder / name).exists() for name in results):
+        raise InputError(
+            f"--output_dir {folder}: this run is finished; give another folder, or --overwrite to "
+            "run it again"
+        )
+
+
+def _remove_run(folder: pathlib.Path) -> None:
+    # The configuration goes last: a removal that is cut off leaves a folder that is still a run's.
+    for pattern in (*RUN_FILES[1:], RUN_CONFIG):
+        for item in folder.glob(pattern):
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink()

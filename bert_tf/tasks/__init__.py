@@ -1,0 +1,1 @@
+"""What each task is: its files, its examples, its head, loss and metrics."""

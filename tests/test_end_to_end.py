@@ -1,0 +1,436 @@
+"""The commands as a user runs them, on small data, with the original's small checkpoint."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bert_tf
+from bert_tf.cli.main import main
+
+POSITIVE = [
+    "good",
+    "great",
+    "best",
+    "love",
+    "happy",
+    "beautiful",
+    "fine",
+    "strong",
+    "free",
+    "better",
+]
+NEGATIVE = ["bad", "war", "death", "lost", "fire", "never", "hard", "against", "dead", "fight"]
+FILLER = ["the", "a", "of", "film", "story", "house", "man", "year", "city", "music", "and", "in"]
+
+
+def sentence(random, words):
+    chosen = [*random.choice(words, 3), *random.choice(FILLER, random.integers(2, 9))]
+    random.shuffle(chosen)
+    return " ".join(chosen)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A task that a small model can learn: which of two word lists a text draws from."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(5)
+    for split, size in (("train", 150), ("dev", 46), ("test", 11)):
+        rows = []
+        for i in range(size):
+            words, label = ((POSITIVE, "pos"), (NEGATIVE, "neg"))[i % 2]
+            other, other_label = ((POSITIVE, "pos"), (NEGATIVE, "neg"))[i // 2 % 2]
+            rows.append(
+                {
+                    "text": sentence(random, words),
+                    "other": sentence(random, other),
+                    "label": label,
+                    "labels": ",".join(sorted({label, other_label, "text"})),
+                    "value": 1.5 if label == "pos" else -0.5,
+                }
+            )
+        columns = [name for name in rows[0] if split != "test" or name in ("text", "other")]
+        lines = ["\t".join(columns), *("\t".join(str(row[c]) for c in columns) for row in rows)]
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_flags(testdata):
+    folder = testdata / "original_tiny"
+    return [
+        f"--vocab_file={folder / 'vocab.txt'}",
+        f"--bert_config_file={folder / 'bert_config.json'}",
+        f"--init_checkpoint={folder / 'model.ckpt-300'}",
+        "--max_seq_length=40",
+        "--learning_rate=1e-3",
+        "--bias_correction",  # without it, a model as little trained as this one falls apart
+        "--train_batch_size=10",
+    ]
+
+
+def run(*arguments):
+    """Runs ``bert-tf``; returns what it printed on stdout. stderr goes to pytest's capture."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = main([str(argument) for argument in arguments])
+    assert status == 0
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir, model_flags):
+    """A finished single-label run with evaluation and predictions."""
+    folder = tmp_path_factory.mktemp("runs") / "single"
+    printed = run(
+        "run_classifier", "--do_train", "--do_eval=true", "--do_predict", *model_flags,
+        f"--data_dir={data_dir}", "--num_train_epochs", "10", "--log_steps=30",
+        f"--output_dir={folder}",
+    )  # fmt: skip
+    return folder, json.loads(printed)
+
+
+def weights(folder):
+    reader = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def test_the_run_learns_and_its_folder_is_whole(trained, testdata):
+    folder, printed = trained
+    results = json.loads((folder / "eval_results.json").read_text())
+    assert results == printed
+    assert results["eval_accuracy"] > 0.9
+    assert results["global_step"] == 150
+    assert (folder / "labels.txt").read_text() == "neg\npos\n"
+    original = testdata / "original_tiny"
+    assert (folder / "vocab.txt").read_text() == (original / "vocab.txt").read_text()
+    stored = bert_tf.BertConfig.from_json_file(folder / "bert_config.json")
+    assert stored == bert_tf.BertConfig.from_json_file(original / "bert_config.json")
+    log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [30, 60, 90, 120, 150]
+    assert set(log[0]) == {"step", "loss", "learning_rate", "grad_norm", "examples_per_second"}
+    assert log[0]["learning_rate"] == pytest.approx(1e-3 * (1 - 29 / 150), rel=1e-6)
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
+    assert list(folder.glob("events.out.tfevents.*"))
+    rows = (folder / "test_results.tsv").read_text().splitlines()
+    assert len(rows) == 11
+    assert all(sum(map(float, row.split("\t"))) == pytest.approx(1, abs=1e-5) for row in rows)
+    assert "output_weights" in weights(folder)
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_predict_agrees_with_test_results_and_with_predictor(trained, data_dir, monkeypatch):
+    folder, _ = trained
+    lines = (data_dir / "test.tsv").read_text().splitlines()[1:]
+    texts = [line.split("\t")[0] for line in lines]
+    expected = np.loadtxt(folder / "test_results.tsv", delimiter="\t")
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{text}\n" for text in texts)))
+    from_stdin = run("predict", f"--model_dir={folder}", "--batch_size=4")
+    printed = [json.loads(line) for line in from_stdin.splitlines()]
+    assert [entry["text"] for entry in printed] == texts
+    for entry, row in zip(printed, expected, strict=True):
+        assert list(entry) == ["text", "label", "score", "probabilities"]
+        assert list(entry["probabilities"].values()) == pytest.approx(list(row), abs=1e-6)
+        assert entry["probabilities"][entry["label"]] == entry["score"]
+        assert entry["score"] == pytest.approx(row.max(), abs=1e-6)
+
+    as_arguments = run("predict", f"--model_dir={folder}", *texts)
+    one_by_one = [json.loads(line) for line in as_arguments.splitlines()]
+    in_python = bert_tf.Predictor.load(folder).predict(texts)
+    for a, b, c in zip(printed, one_by_one, in_python, strict=True):
+        assert a["label"] == b["label"] == c["label"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-6)
+        assert b == c
+
+
+def test_evaluating_again_gives_the_same_results(trained, data_dir):
+    folder, printed = trained
+    before = weights(folder)
+    again = json.loads(
+        run("run_classifier", "--do_eval", f"--data_dir={data_dir}", f"--output_dir={folder}",
+            "--max_seq_length=40")
+    )  # fmt: skip
+    assert again["eval_accuracy"] == printed["eval_accuracy"]
+    assert again["eval_loss"] == pytest.approx(printed["eval_loss"], rel=1e-5)
+    after = weights(folder)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_trained_checkpoint_predicts_into_another_folder(
+    trained, data_dir, model_flags, tmp_path
+):
+    folder, _ = trained
+    flags = [flag for flag in model_flags if not flag.startswith("--init_checkpoint")]
+    run(
+        "run_classifier", "--do_predict", *flags, f"--init_checkpoint={folder / 'bert_model.ckpt'}",
+        f"--data_dir={data_dir}", "--labels=neg,pos", f"--output_dir={tmp_path / 'p'}",
+    )  # fmt: skip
+    assert np.loadtxt(tmp_path / "p/test_results.tsv", delimiter="\t") == pytest.approx(
+        np.loadtxt(folder / "test_results.tsv", delimiter="\t"), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("task_type", ["multi_label", "regression", "pairs"])
+def test_other_kinds_of_task(task_type, data_dir, model_flags, tmp_path):
+    folder = tmp_path / "run"
+    kind = {
+        "multi_label": ["--task_type=multi_label", "--label_column=labels"],
+        "regression": ["--task_type=regression", "--label_column=value"],
+        "pairs": ["--text_b_column=other"],
+    }[task_type]
+    results = json.loads(
+        run("run_classifier", "--do_train", "--do_eval", "--do_predict", *model_flags, *kind,
+            f"--data_dir={data_dir}", "--num_train_epochs=10", f"--output_dir={folder}")
+    )  # fmt: skip
+    predictor = bert_tf.Predictor.load(folder)
+    if task_type == "multi_label":
+        assert results["eval_f1_micro"] > 0.8
+        answer = predictor.predict(["good great love film"])[0]
+        assert {"pos", "text"} <= set(answer["labels"])
+        assert answer["probabilities"]["text"] > 0.5
+    elif task_type == "regression":
+        assert results["eval_pearson"] > 0.5
+        good, bad = predictor.predict(["good great love film", "bad war death film"])
+        assert set(good) == {"text", "score"}
+        assert good["score"] > bad["score"]
+    else:
+        assert results["eval_accuracy"] > 0.8
+        (answer,) = predictor.predict([("good great love film", "bad war film")])
+        assert answer["label"] == "pos"
+        assert answer["text_b"] == "bad war film"
+        printed = run("predict", f"--model_dir={folder}", "good great love film\tbad war film")
+        assert json.loads(printed) == answer
+        with pytest.raises(ValueError, match=r"texts\[1\] must be a pair"):
+            predictor.predict([("a", "b"), "c"])
+
+
+def test_several_seeds(data_dir, model_flags, tmp_path):
+    folder = tmp_path / "run"
+    command = [
+        "run_classifier", "--do_train", "--do_eval", *model_flags, f"--data_dir={data_dir}",
+        "--num_train_epochs=1", "--num_seeds=3", "--seed=7", f"--output_dir={folder}",
+    ]  # fmt: skip
+    results = json.loads(run(*command))
+    single = {
+        seed: json.loads((folder / f"seed_{seed}" / "eval_results.json").read_text())
+        for seed in (7, 8, 9)
+    }
+    values = [result["eval_accuracy"] for result in single.values()]
+    assert results["eval_accuracy"] == pytest.approx(sum(values) / 3)
+    mean = sum(values) / 3
+    assert results["eval_accuracy_std"] == pytest.approx(
+        (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+    )
+    assert results["eval_accuracy_best"] == max(values)
+    losses = [result["eval_loss"] for result in single.values()]
+    assert len(set(losses)) == 3  # another seed is another run
+    best = weights(folder / f"seed_{int(results['best_seed'])}")
+    assert all(np.array_equal(best[name], value) for name, value in weights(folder).items())
+    assert bert_tf.Predictor.load(folder).predict(["good film"])[0]["label"] in ("neg", "pos")
+    assert main(command) == 2  # finished
+
+
+def command_line(data_dir, model_flags, folder, *more):
+    return [
+        sys.executable, "-m", "bert_tf.cli.main", "run_classifier", "--do_train", "--do_eval",
+        *model_flags, f"--data_dir={data_dir}", "--num_train_epochs=6", "--log_steps=1",
+        "--save_checkpoints_steps=4", f"--output_dir={folder}", *more,
+    ]  # fmt: skip
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(data_dir, model_flags, tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
+    subprocess.run(
+        command_line(data_dir, model_flags, undisturbed),
+        env=environment, check=True, capture_output=True,
+    )  # fmt: skip
+    command = command_line(data_dir, model_flags, killed)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = killed / "train_log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= 10):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "bert_model.ckpt.index").exists()
+
+    resumed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "resuming at step" in resumed.stderr
+    one, other = weights(undisturbed), weights(killed)
+    assert set(one) == set(other)
+    for name in one:
+        assert np.array_equal(one[name], other[name]), name
+    keys = ("step", "loss", "grad_norm", "learning_rate")
+    logs = [
+        [[json.loads(line)[key] for key in keys] for line in path.read_text().splitlines()]
+        for path in (undisturbed / "train_log.jsonl", log)
+    ]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 90
+
+
+def test_the_stored_configuration_repeats_a_run(trained, tmp_path):
+    folder, _ = trained
+    run(
+        "run_classifier", "--config", folder / "run_config.yaml", f"--output_dir={tmp_path / 'r'}",
+        "--nodo_predict",
+    )  # fmt: skip
+    one, other = weights(folder), weights(tmp_path / "r")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+class TestBadInput:
+    """Each mistake: exit status 2, one clear message, and no output folder left behind."""
+
+    @pytest.fixture
+    def fails(self, data_dir, model_flags, tmp_path, capsys):
+        def check(*arguments, says, flags=model_flags, folder=tmp_path / "out"):
+            existed = sorted(folder.iterdir()) if folder.is_dir() else None
+            status = main(
+                ["run_classifier", "--do_train", *flags, f"--data_dir={data_dir}",
+                 f"--output_dir={folder}", *arguments]
+            )  # fmt: skip
+            message = capsys.readouterr().err
+            assert status == 2
+            for part in says if isinstance(says, tuple) else (says,):
+                assert part in message
+            assert "Traceback" not in message
+            if existed is None:
+                assert not folder.exists()
+            else:
+                assert sorted(folder.iterdir()) == existed
+
+        return check
+
+    def test_missing_column(self, fails):
+        fails("--text_column=txt", says=("train.tsv", "txt", "'text', 'other', 'label'"))
+
+    def test_unknown_label(self, fails, tmp_path):
+        dev = tmp_path / "dev.tsv"
+        dev.write_text("text\tlabel\ngood\tpos\nso so\tmeh\n")
+        fails("--do_eval", f"--dev_file={dev}", says=("dev.tsv:3", "meh", "'neg', 'pos'"))
+
+    def test_empty_file(self, fails, tmp_path):
+        (tmp_path / "empty.tsv").write_text("")
+        fails(f"--train_file={tmp_path / 'empty.tsv'}", says=("empty.tsv", "empty"))
+
+    def test_header_without_rows(self, fails, tmp_path):
+        (tmp_path / "bare.tsv").write_text("text\tlabel\n")
+        fails(f"--train_file={tmp_path / 'bare.tsv'}", says="bare.tsv")
+
+    def test_vocabulary_that_does_not_fit(self, fails, tmp_path, testdata):
+        pieces = (testdata / "original_tiny/vocab.txt").read_text().splitlines()[:-3]
+        (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+        fails(f"--vocab_file={tmp_path / 'vocab.txt'}", says=("2045 pieces", "vocab_size 2048"))
+
+    def test_id_out_of_range(self, fails, tmp_path):
+        (tmp_path / "labels.txt").write_text("joy\nfear\n")
+        (tmp_path / "train.tsv").write_text("fine\t0\tx1\nbad\t0,2\tx2\n")
+        fails(
+            "--task_name=goemotions", f"--data_dir={tmp_path}", says=("train.tsv:2", "2", "labels")
+        )
+
+    def test_configuration_of_another_checkpoint(self, fails, tmp_path, testdata):
+        values = json.loads((testdata / "original_tiny/bert_config.json").read_text())
+        (tmp_path / "bert_config.json").write_text(json.dumps({**values, "num_hidden_layers": 5}))
+        fails(
+            f"--bert_config_file={tmp_path / 'bert_config.json'}",
+            says=("num_hidden_layers is 5", "3 in the checkpoint"),
+        )
+
+    def test_missing_files(self, fails, tmp_path):
+        fails(f"--init_checkpoint={tmp_path / 'no.ckpt'}", says="no checkpoint")
+        fails(f"--vocab_file={tmp_path / 'no.txt'}", says="no.txt")
+        fails(f"--bert_config_file={tmp_path / 'no.json'}", says="no.json")
+        fails(f"--data_dir={tmp_path / 'nowhere'}", says="nowhere")
+
+    def test_sequence_longer_than_the_positions(self, fails):
+        fails("--max_seq_length=129", says=("--max_seq_length=129", "128"))
+        fails("--max_seq_length=2", says="max_seq_length 2 is too small")
+
+    def test_too_few_examples_for_a_step(self, fails, tmp_path):
+        (tmp_path / "few.tsv").write_text("text\tlabel\ngood\tpos\nbad\tneg\n")
+        fails(f"--train_file={tmp_path / 'few.tsv'}", says=("few.tsv", "2 examples"))
+
+    def test_folder_with_other_files(self, fails, tmp_path):
+        folder = tmp_path / "thesis"
+        folder.mkdir()
+        (folder / "chapter1.txt").write_text("…")
+        fails(folder=folder, says=("thesis", "not empty", "chapter1.txt"))
+
+    def test_finished_folder_and_other_configuration(self, fails, trained, model_flags):
+        folder, _ = trained
+        fails("--num_train_epochs=10", folder=folder, says=("finished", "--overwrite"))
+        fails(
+            "--num_train_epochs=10",
+            "--seed=99",
+            folder=folder,
+            says=("another configuration", "seed is 12345 there and 99 here"),
+        )
+
+    def test_folder_in_use(self, fails, tmp_path):
+        folder = tmp_path / "busy"
+        folder.mkdir()
+        holder = subprocess.Popen(
+            [sys.executable, "-c",
+             "import fcntl, sys, time; f = open(sys.argv[1], 'w');"
+             "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)",
+             str(folder / ".lock")],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            fails(folder=folder, says=("busy", "in use"))
+        finally:
+            holder.kill()
+            holder.communicate()
+
+    def test_checkpoint_without_the_head(self, fails, data_dir, model_flags, tmp_path, capsys):
+        folder = tmp_path / "new"
+        status = main(
+            ["run_classifier", "--do_eval", *model_flags, f"--data_dir={data_dir}",
+             "--labels=neg,pos", f"--output_dir={folder}"]
+        )  # fmt: skip
+        assert status == 2
+        assert "output_weights" in capsys.readouterr().err
+        assert not folder.exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(data_dir, model_flags, tmp_path):
+    folder = tmp_path / "out"
+    # Files of this process may grow to 300 kB: enough for the configuration, not for the weights.
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+        "from bert_tf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
+    arguments = [
+        "run_classifier", "--do_train", *model_flags, f"--data_dir={data_dir}",
+        "--num_train_epochs=0.2", f"--output_dir={folder}",
+    ]  # fmt: skip
+    failed = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert failed.returncode == 2, failed.stderr
+    assert "cannot write" in failed.stderr
+    assert not list(folder.glob("bert_model.ckpt*"))
+    assert not list(folder.glob("*.tmp*"))
+    run(*arguments)  # with space again, the same command goes on
+    assert (folder / "bert_model.ckpt.index").exists()

@@ -1,0 +1,181 @@
+"""Tests of bert_tf.input_pipeline: plans by counting, batches against naive padding."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_tf.input_pipeline import (
+    LENGTH_MULTIPLE,
+    SORT_WINDOW,
+    Features,
+    batches,
+    evaluation_plan,
+    training_plan,
+)
+from bert_tf.packing import PackedTexts, RaggedIds
+
+
+def lengths_of(n, seed=0):
+    return np.random.default_rng(seed).integers(3, 30, n)
+
+
+@pytest.fixture(scope="module")
+def features():
+    rng = np.random.default_rng(12)
+    lengths = lengths_of(23)
+    values = rng.integers(5, 100, lengths.sum()).astype(np.int32)
+    splits = np.concatenate([[0], np.cumsum(lengths)])
+    starts = rng.integers(2, lengths + 1)
+    starts[3] = lengths[3]  # one segment only
+    return Features(PackedTexts(RaggedIds(values, splits), starts, 0), np.arange(23) % 4)
+
+
+def naive(features, rows, fixed_length=None):
+    """What a batch is, row by row."""
+    splits = features.texts.input_ids.row_splits
+    texts = [features.texts.input_ids.values[splits[r] : splits[r + 1]] for r in rows]
+    longest = max(map(len, texts))
+    size = fixed_length or -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    batch = {
+        name: np.zeros((len(rows), size), np.int32)
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        batch["input_ids"][i, : len(text)] = text
+        batch["input_mask"][i, : len(text)] = 1
+        batch["segment_ids"][i, features.texts.segment_starts[row] : len(text)] = 1
+    batch["example_ids"] = np.array(rows)
+    if features.labels is not None:
+        batch["label_ids"] = features.labels[rows]
+    return batch
+
+
+def assert_same_batch(actual, expected):
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        assert actual[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch_size", "num_steps"), [(23, 5, 92), (7, 3, 70), (100, 9, 11)])
+def test_a_training_plan_takes_each_epochs_examples_once(n, batch_size, num_steps):
+    plan = training_plan(lengths_of(n), batch_size, num_steps, seed=3)
+    assert plan.shape == (num_steps, batch_size)
+    assert plan.dtype == np.int64
+    # At the end of every window, no example is more than one epoch ahead of another.
+    for stop in (*range(SORT_WINDOW, num_steps, SORT_WINDOW), num_steps):
+        counts = np.bincount(plan[:stop].ravel(), minlength=n)
+        assert counts.max() - counts.min() <= 1
+        assert counts.sum() == stop * batch_size
+
+
+def test_whole_epochs_are_whole():
+    plan = training_plan(lengths_of(24), 6, 3 * 4, seed=1)
+    assert np.bincount(plan.ravel()).tolist() == [3] * 24
+    windows = training_plan(lengths_of(SORT_WINDOW * 5), 5, SORT_WINDOW * 2, seed=1)
+    for epoch in (windows[:SORT_WINDOW], windows[SORT_WINDOW:]):
+        assert sorted(epoch.ravel()) == list(range(SORT_WINDOW * 5))
+    assert (windows[:SORT_WINDOW] != windows[SORT_WINDOW:]).any()
+
+
+def test_a_training_plan_is_a_function_of_its_seed():
+    lengths = lengths_of(50)
+    plan = training_plan(lengths, 7, 100, seed=5)
+    np.testing.assert_array_equal(training_plan(lengths, 7, 100, seed=5), plan)
+    assert (training_plan(lengths, 7, 100, seed=6) != plan).mean() > 0.9
+
+
+def test_a_step_does_not_depend_on_how_many_follow():
+    lengths = lengths_of(50)
+    whole = 3 * SORT_WINDOW
+    short = training_plan(lengths, 7, whole, seed=5)
+    np.testing.assert_array_equal(training_plan(lengths, 7, whole + 41, seed=5)[:whole], short)
+
+
+def test_batches_of_training_hold_rows_of_similar_length():
+    lengths = np.random.default_rng(2).integers(3, 128, 1000)
+    plan = training_plan(lengths, 8, 3 * SORT_WINDOW, seed=5)
+    padded = lengths[plan].max(axis=1).sum() * 8
+    unsorted = lengths[np.random.default_rng(3).permutation(plan.ravel())].reshape(-1, 8)
+    assert lengths[plan].sum() / padded > 0.93 > unsorted.sum() / (unsorted.max(axis=1).sum() * 8)
+    # But not in the order of their lengths, and with other neighbours each time.
+    first = lengths[plan[:SORT_WINDOW]].max(axis=1)
+    assert 0 < np.sum(np.diff(first) > 0) < SORT_WINDOW - 1
+    neighbours = [set(row) for row in plan.tolist() if 0 in row]
+    assert len({frozenset(row) for row in neighbours}) == len(neighbours)
+
+
+def test_an_evaluation_plan_takes_each_example_once_the_longest_first():
+    lengths = lengths_of(23)
+    plan = evaluation_plan(lengths, 5)
+    assert plan.shape == (5, 5)
+    flat = plan.ravel()
+    assert flat[23:].tolist() == [-1, -1]
+    assert sorted(flat[:23]) == list(range(23))
+    assert (np.diff(lengths[flat[:23]]) <= 0).all()
+    assert evaluation_plan(lengths, 23).shape == (1, 23)
+    assert evaluation_plan(lengths[:0], 5).shape == (0, 5)
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixed_length", [None, 32])
+def test_batches_equal_naive_padding(features, fixed_length):
+    plan = training_plan(features.texts.input_ids.lengths, 4, 9, seed=1)
+    dataset = batches(features, plan, fixed_length)
+    assert dataset.element_spec["input_ids"].shape.as_list() == [None, fixed_length]
+    assert int(dataset.cardinality()) == 9
+    for batch, rows in zip(dataset.as_numpy_iterator(), plan, strict=True):
+        assert_same_batch(batch, naive(features, rows, fixed_length))
+
+
+def test_the_last_batch_of_an_evaluation_is_smaller(features):
+    plan = evaluation_plan(features.texts.input_ids.lengths, 5)
+    seen = []
+    for batch, rows in zip(batches(features, plan).as_numpy_iterator(), plan, strict=True):
+        assert_same_batch(batch, naive(features, rows[rows >= 0]))
+        seen += batch["example_ids"].tolist()
+    assert len(batch["example_ids"]) == 3
+    assert sorted(seen) == list(range(23))
+
+
+def test_a_resumed_plan_gives_the_tail(features):
+    plan = training_plan(features.texts.input_ids.lengths, 4, 9, seed=1)
+    whole = list(batches(features, plan).as_numpy_iterator())
+    tail = list(batches(features, plan[6:]).as_numpy_iterator())
+    assert len(tail) == 3
+    for batch, expected in zip(tail, whole[6:], strict=True):
+        assert_same_batch(batch, expected)
+
+
+def test_batches_inside_a_graph_equal_those_outside(features):
+    plan = evaluation_plan(features.texts.input_ids.lengths, 5)[:3]
+
+    @tf.function
+    def total():
+        result = tf.constant(0)
+        for batch in batches(features, plan):
+            result += tf.reduce_sum(batch["input_ids"] * batch["segment_ids"])
+        return result
+
+    expected = [naive(features, rows) for rows in plan]
+    assert int(total()) == sum((b["input_ids"] * b["segment_ids"]).sum() for b in expected)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, np.linspace(0, 5, 23).astype(np.float32), np.eye(23, 3, dtype=np.float32)],
+)
+def test_labels_of_every_kind(features, labels):
+    plan = np.array([[4, 0, 22]])
+    (batch,) = batches(Features(features.texts, labels), plan).as_numpy_iterator()
+    assert_same_batch(batch, naive(Features(features.texts, labels), plan[0]))
+    assert ("label_ids" in batch) == (labels is not None)
+
+
+def test_features_know_how_many_they_are(features):
+    assert len(features) == 23

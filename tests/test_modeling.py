@@ -1,0 +1,491 @@
+"""Tests of bert_tf.modeling: each piece against float64 NumPy, the whole against the original."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_tf import modeling
+from bert_tf.checkpoint import load_checkpoint
+from bert_tf.config import BertConfig
+from bert_tf.errors import InputError
+from bert_tf.functional import dropout, gelu, layer_norm
+from bert_tf.modeling import BertModel, LayerNorm, SelfAttention
+from bert_tf.packing import RaggedIds, pack_texts
+from bert_tf.tokenization import FullTokenizer
+
+
+def shape_of(inputs):
+    return inputs["input_ids"].shape
+
+
+# --- against the original code ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forward(testdata):
+    return dict(np.load(testdata / "original_tiny" / "forward.npz"))
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_every_activation_equals_the_originals(original_tiny, forward, in_graph):
+    config, path = original_tiny
+    model = BertModel(config, seed=1)
+    load_checkpoint(model, path)
+    inputs = {name: forward[f"input/{name}"] for name in ("input_ids", "input_mask", "segment_ids")}
+    call = tf.function(model) if in_graph else model
+    outputs = call(inputs, training=False)
+    assert set(outputs) == {
+        "embedding_output",
+        "encoder_outputs",
+        "sequence_output",
+        "pooled_output",
+    }
+    assert len(outputs["encoder_outputs"]) == 3
+    flat = outputs | {f"encoder_layer_{i}": x for i, x in enumerate(outputs["encoder_outputs"])}
+    for name in ("embedding_output", "sequence_output", "pooled_output"):
+        np.testing.assert_allclose(flat[name], forward[name], rtol=0, atol=2e-5, err_msg=name)
+    for name in ("encoder_layer_0", "encoder_layer_1", "encoder_layer_2"):
+        np.testing.assert_allclose(flat[name], forward[name], rtol=0, atol=2e-5, err_msg=name)
+
+
+def test_real_weights_give_the_features_of_the_original(shared):
+    """extract_features.py on 64 texts and pairs, from text to the last two layers."""
+    folder = shared / "checkpoints" / "uncased_L-6_H-384_A-12"
+    golden = shared / "goldens" / "minilm"
+    tokens = json.loads((golden / "features_tokens.json").read_text())
+    expected = np.load(golden / "features_first8.npz")["values"]
+
+    tokenizer = FullTokenizer(folder / "vocab.txt", do_lower_case=True)
+    config = BertConfig.from_json_file(folder / "bert_config.json")
+    model = BertModel(config)
+    load_checkpoint(model, folder / "bert_model.ckpt")
+    call = tf.function(model, reduce_retracing=True)
+    lines = (golden / "features_input.txt").read_text().splitlines()
+    assert len(lines) == len(tokens) == len(expected) == 64
+    for index, line in enumerate(lines):
+        pieces = [tokenizer.tokenize(text) for text in line.split(" ||| ")]
+        ids = [np.array(tokenizer.convert_tokens_to_ids(piece), np.int32) for piece in pieces]
+        ragged = [RaggedIds(values, np.array([0, len(values)])) for values in ids]
+        cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        packed = pack_texts(ragged[0], ragged[1] if len(ragged) > 1 else None, 128, cls, sep)
+        input_ids = packed.input_ids.values
+        assert tokenizer.convert_ids_to_tokens(input_ids.tolist()) == tokens[index]
+        segment_ids = (np.arange(len(input_ids)) >= packed.segment_starts[0]).astype(np.int32)
+        inputs = {"input_ids": input_ids[None], "segment_ids": segment_ids[None]}
+        outputs = call({name: tf.constant(value) for name, value in inputs.items()})
+        layers = np.stack([layer[0, :8] for layer in outputs["encoder_outputs"][:-3:-1]], axis=1)
+        np.testing.assert_allclose(
+            layers, expected[index, : len(layers)], rtol=0, atol=1e-4, err_msg=line
+        )
+
+
+def test_parameter_counts_are_the_published_ones():
+    tiny = BertConfig(30522, 128, 2, 2, 512, type_vocab_size=2)
+    assert BertModel(tiny).count_params() == 4_385_920
+    base = BertConfig(30522, type_vocab_size=2)
+    assert BertModel(base).count_params() == 109_482_240
+
+
+# --- the pieces ---------------------------------------------------------------------------------
+
+
+def numpy_gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def test_gelu_is_the_tanh_form():
+    x = np.linspace(-9, 9, 1001)
+    np.testing.assert_allclose(gelu(tf.constant(x)), numpy_gelu(x), rtol=1e-12, atol=1e-13)
+    single = gelu(tf.constant(x, tf.float32))
+    assert single.dtype == tf.float32
+    np.testing.assert_allclose(single, numpy_gelu(x), rtol=1e-5, atol=1e-6)
+    assert np.abs(numpy_gelu(x) - tf.nn.gelu(x, approximate=False)).max() > 1e-4  # not the erf form
+
+
+def test_the_gradient_of_gelu():
+    x = tf.constant(np.linspace(-6, 6, 301))
+    dy = tf.constant(np.linspace(1, 2, 301))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = gelu(x)
+    step = 1e-5
+    slope = (numpy_gelu(x.numpy() + step) - numpy_gelu(x.numpy() - step)) / (2 * step)
+    gradient = tape.gradient(y, x, output_gradients=dy)
+    np.testing.assert_allclose(gradient, dy * slope, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_gelu_is_zero_or_the_identity_far_out(dtype):
+    x = tf.constant([-1e8, -300.0, 0.0, 300.0, 1e8], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = gelu(x)
+    np.testing.assert_array_equal(y, tf.nn.relu(x))
+    assert tf.cast(tape.gradient(y, x), tf.float32).numpy().tolist() == [0, 0, 0.5, 1, 1]
+
+
+def numpy_layer_norm(x, gamma, beta):
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+    return gamma * (x - mean) / np.sqrt(variance + 1e-12) + beta
+
+
+def numeric_gradient(f, x, step=1e-6):
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[index] += step
+        down[index] -= step
+        gradient[index] = (f(up) - f(down)) / (2 * step)
+    return gradient
+
+
+def test_layer_norm_and_its_three_gradients():
+    rng = np.random.default_rng(5)
+    arguments = [rng.normal(size=s) * 2 + 1 for s in ((4, 7), 7, 7)]
+    dy = rng.normal(size=(4, 7))
+    tensors = [tf.constant(a) for a in arguments]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        y = layer_norm(*tensors)
+    np.testing.assert_allclose(y, numpy_layer_norm(*arguments), rtol=1e-9, atol=1e-12)
+    gradients = tape.gradient(y, tensors, output_gradients=tf.constant(dy))
+    for i, gradient in enumerate(gradients):
+
+        def loss(value, i=i):
+            return (numpy_layer_norm(*arguments[:i], value, *arguments[i + 1 :]) * dy).sum()
+
+        np.testing.assert_allclose(
+            gradient, numeric_gradient(loss, arguments[i]), rtol=1e-6, atol=1e-7
+        )
+
+
+def test_the_epsilon_of_layer_norm_is_the_originals():
+    x = np.array([[1.0, 1.0 + 2e-6]])  # variance 1e-12, where an epsilon of 1e-5 would give 0
+    ones, zeros = tf.ones(2, tf.float64), tf.zeros(2, tf.float64)
+    np.testing.assert_allclose(
+        layer_norm(tf.constant(x), ones, zeros), [[-(0.5**0.5), 0.5**0.5]], rtol=1e-4
+    )
+
+
+def test_layer_norm_computes_in_float32_under_bfloat16():
+    layer = LayerNorm(64, dtype="mixed_bfloat16")
+    layer.build()
+    rng = np.random.default_rng(6)
+    x = tf.cast(100 + rng.normal(size=(5, 64)), tf.bfloat16)
+    y = layer(x)
+    assert y.dtype == tf.bfloat16
+    expected = numpy_layer_norm(tf.cast(x, tf.float64).numpy(), 1.0, 0.0)
+    # Half a unit in the last place of bfloat16: rounded once, at the end.
+    np.testing.assert_allclose(tf.cast(y, tf.float64), expected, rtol=2**-8, atol=1e-5)
+
+
+def test_attention_equals_loops_over_heads_queries_and_keys(tiny_config):
+    batch, seq, heads, size = 3, 5, 3, 4
+    config = dataclasses.replace(tiny_config, initializer_range=0.7)
+    layer = SelfAttention(config, site=1)
+    layer.build()
+    rng = np.random.default_rng(7)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    x = rng.normal(size=(batch * seq, heads * size))
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]])
+    adder = tf.constant((1.0 - mask) * modeling.MASKED_SCORE, tf.float32)[:, None, None, :]
+    actual = layer(tf.constant(x, tf.float32), adder, None)
+
+    weights = {w.path.removeprefix("self/"): w.numpy().astype(np.float64) for w in layer.weights}
+    assert set(weights) == {
+        f"{p}/{w}" for p in ("query", "key", "value") for w in ("kernel", "bias")
+    }
+    query, key, value = (
+        x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
+        for name in ("query", "key", "value")
+    )
+    expected = np.zeros_like(x)
+    for b in range(batch):
+        for n in range(heads):
+            columns = slice(n * size, (n + 1) * size)
+            for i in range(seq):
+                scores = np.array(
+                    [
+                        query[b * seq + i, columns] @ key[b * seq + j, columns] / np.sqrt(size)
+                        + (0.0 if mask[b, j] else -10000.0)
+                        for j in range(seq)
+                    ]
+                )
+                exp = np.exp(scores - scores.max())
+                for j in range(seq):
+                    expected[b * seq + i, columns] += (
+                        exp[j] / exp.sum() * value[b * seq + j, columns]
+                    )
+    # A row that is all padding keeps its scores' differences: -10000 in float32 costs 1e-3 there.
+    np.testing.assert_allclose(actual[: 2 * seq], expected[: 2 * seq], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual[2 * seq :], expected[2 * seq :], atol=2e-2)
+
+
+def test_padding_changes_nothing(tiny_config, make_inputs):
+    model = BertModel(tiny_config, seed=1)
+    inputs = make_inputs(tiny_config, batch_size=1, seq_length=6)
+    inputs["input_mask"] = np.array([[1, 1, 1, 1, 0, 0]], np.int32)
+    cut = {name: value[:, :4] for name, value in inputs.items()}
+    other = inputs | {"input_ids": inputs["input_ids"] + np.array([[0, 0, 0, 0, 3, 9]], np.int32)}
+    expected = model(cut)
+    for padded in (inputs, other):
+        outputs = model(padded)
+        np.testing.assert_allclose(
+            outputs["sequence_output"][:, :4], expected["sequence_output"], rtol=0, atol=2e-6
+        )
+        np.testing.assert_allclose(
+            outputs["pooled_output"], expected["pooled_output"], rtol=0, atol=2e-6
+        )
+
+
+def test_mask_and_segments_default_to_all_tokens_of_one_segment(tiny_config):
+    model = BertModel(tiny_config)
+    ids = np.array([[3, 1, 4, 1, 5]], np.int32)
+    short = model({"input_ids": ids})
+    full = model({"input_ids": ids, "input_mask": ids * 0 + 1, "segment_ids": ids * 0})
+    np.testing.assert_array_equal(short["sequence_output"], full["sequence_output"])
+    other = model({"input_ids": ids, "segment_ids": ids * 0 + 4})
+    assert np.abs(other["sequence_output"] - short["sequence_output"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_erf", "relu", "tanh", "linear"])
+def test_the_configured_activation_is_used(tiny_config, act):
+    layer = modeling.Intermediate(dataclasses.replace(tiny_config, hidden_act=act))
+    layer.build()
+    rng = np.random.default_rng(8)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    kernel, bias = (weight.numpy() for weight in layer.weights)
+    x = rng.normal(size=(3, 12)).astype(np.float32)
+    functions = {
+        "gelu": numpy_gelu,
+        "gelu_erf": lambda z: tf.nn.gelu(z, approximate=False).numpy(),
+        "relu": lambda z: np.maximum(z, 0),
+        "tanh": np.tanh,
+        "linear": lambda z: z,
+    }
+    np.testing.assert_allclose(layer(x), functions[act](x @ kernel + bias), rtol=1e-4, atol=1e-5)
+
+
+def test_initial_weights_are_the_originals(tiny_config):
+    config = dataclasses.replace(tiny_config, vocab_size=3001, initializer_range=0.05)
+    model = BertModel(config)
+    for variable in model.weights:
+        value = variable.numpy()
+        last = variable.path.rpartition("/")[2]
+        if last in ("bias", "beta"):
+            assert not value.any()
+        elif last == "gamma":
+            assert (value == 1).all()
+        else:
+            assert np.abs(value).max() <= 0.1  # cut at two standard deviations
+            assert value.std() > 0.03
+    table = model.embeddings.word_embeddings.numpy()
+    # Cutting at two standard deviations leaves a spread of 0.88 of one; the original does not
+    # make up for it.
+    assert abs(table.std() / 0.05 - 0.8796) < 0.01
+    assert len(
+        {variable.numpy().tobytes() for variable in model.weights if "kernel" in variable.path}
+    ) == (2 * 6 + 1)
+
+
+# --- dropout ------------------------------------------------------------------------------------
+
+
+SEED = (17, 4)
+
+
+def mask_of(seed=SEED, site=0, rate=0.3, shape=(200, 301)):
+    return dropout(tf.ones(shape), rate, tf.constant(seed, tf.int32), site).numpy()
+
+
+def test_dropout_is_a_function_of_seed_and_site():
+    mask = mask_of()
+    np.testing.assert_array_equal(mask_of(), mask)
+    for other in (mask_of(site=1), mask_of(seed=(18, 4)), mask_of(seed=(17, 5))):
+        # Independent masks agree on 0.7 * 0.7 + 0.3 * 0.3 of the elements.
+        agreement = np.mean((other == 0) == (mask == 0))
+        assert abs(agreement - 0.58) < 5 * np.sqrt(0.58 * 0.42 / mask.size)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.83])
+def test_dropout_has_its_rate_and_keeps_the_expectation(rate):
+    mask = mask_of(rate=rate)
+    error = 5 * np.sqrt(rate * (1 - rate) / mask.size)
+    assert abs(np.mean(mask == 0) - rate) < error
+    assert abs(mask.mean() - 1) < error / (1 - rate)
+    np.testing.assert_allclose(np.unique(mask), [0, 1 / (1 - rate)], rtol=1e-6)
+
+
+def test_no_seed_or_no_rate_is_no_dropout():
+    x = tf.ones([3, 5])
+    assert dropout(x, 0.5, None, 0) is x
+    assert dropout(x, 0.0, tf.constant(SEED), 0) is x
+
+
+def test_every_call_of_dropout_has_a_site_of_its_own(tiny_config, make_inputs, monkeypatch):
+    config = dataclasses.replace(
+        tiny_config, hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.5
+    )
+    calls = []
+
+    def record(x, rate, seed, site):
+        calls.append((site, rate, tuple(x.shape), seed.numpy().tolist()))
+        return x
+
+    monkeypatch.setattr(modeling, "dropout", record)
+    BertModel(config)(make_inputs(config), training=True, dropout_seed=tf.constant([3, 9]))
+    sites, rates, shapes, seeds = zip(*calls, strict=True)
+    assert len(set(sites)) == len(sites)
+    assert set(map(tuple, seeds)) == {(3, 9)}
+    hidden, probabilities = (21, 12), (3, 3, 7, 7)
+    assert shapes == (hidden, *(probabilities, hidden, hidden) * 2)
+    assert rates == tuple(0.5 if shape == probabilities else 0.25 for shape in shapes)
+
+
+def test_training_repeats_under_one_seed_and_differs_under_another(tiny_config, make_inputs):
+    model = BertModel(tiny_config)
+    inputs = make_inputs(tiny_config)
+
+    def run(*seed, **arguments):
+        outputs = model(inputs, dropout_seed=tf.constant(seed) if seed else None, **arguments)
+        return outputs["sequence_output"].numpy()
+
+    first = run(1, 2, training=True)
+    np.testing.assert_array_equal(run(1, 2, training=True), first)
+    assert (run(1, 3, training=True) != first).any()
+    inference = run(training=False)
+    assert (inference != first).any()
+    np.testing.assert_array_equal(run(), inference)
+    np.testing.assert_array_equal(run(1, 2, training=False), inference)
+
+
+def test_without_a_seed_each_training_call_draws_the_next(tiny_config, make_inputs):
+    inputs = make_inputs(tiny_config)
+    models = []
+    for seed in (5, 5, 6):
+        model = BertModel(tiny_config, seed=seed)
+        if models:
+            model.set_weights(models[0].get_weights())
+        models.append(model)
+    outputs = [
+        [model(inputs, training=True)["pooled_output"].numpy() for _ in range(2)]
+        for model in models
+    ]
+    assert (outputs[0][0] != outputs[0][1]).any()
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert (outputs[0][0] != outputs[2][0]).any()
+
+
+# --- precision ----------------------------------------------------------------------------------
+
+
+def test_mixed_bfloat16_keeps_weights_and_gradients_in_float32(tiny_config, make_inputs):
+    model = BertModel(tiny_config, dtype="mixed_bfloat16")
+    inputs = make_inputs(tiny_config)
+    reference = BertModel(tiny_config)
+    reference.set_weights(model.get_weights())
+    assert {variable.dtype for variable in model.weights} == {"float32"}
+    with tf.GradientTape() as tape:
+        outputs = model(inputs, training=True, dropout_seed=tf.constant([1, 2]))
+        loss = tf.reduce_sum(tf.cast(outputs["sequence_output"], tf.float32) ** 2)
+    for gradient in tape.gradient(loss, model.trainable_variables[:-2]):
+        assert gradient.dtype == tf.float32
+    outputs, exact = model(inputs), reference(inputs)
+    for name in ("embedding_output", "sequence_output", "pooled_output"):
+        assert outputs[name].dtype == tf.bfloat16
+        difference = tf.cast(outputs[name], tf.float32) - exact[name]
+        assert 0 < np.abs(difference).max() < 0.15, name
+    # The embeddings' sum and its LayerNorm are float32, rounded once at the end.
+    np.testing.assert_array_equal(
+        outputs["embedding_output"], tf.cast(exact["embedding_output"], tf.bfloat16)
+    )
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_ids", 37, r"input_ids\[1, 2\] is 37, .*vocab_size 37: ids go from 0 to 36"),
+        ("input_ids", -1, r"input_ids\[1, 2\] is -1"),
+        ("segment_ids", 5, r"segment_ids\[1, 2\] is 5, .*type_vocab_size 5"),
+    ],
+)
+def test_an_id_outside_its_table_is_named(tiny_config, make_inputs, name, value, message):
+    inputs = make_inputs(tiny_config)
+    inputs[name][1, 2] = value
+    with pytest.raises(InputError, match=message):
+        BertModel(tiny_config)(inputs)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_a_sequence_beyond_the_positions_is_refused(tiny_config, in_graph):
+    model = BertModel(tiny_config)
+    call = tf.function(model, autograph=False) if in_graph else model
+    assert call({"input_ids": tf.zeros([2, 17], tf.int32)})["pooled_output"].shape == (2, 12)
+    with pytest.raises(InputError, match=r"18 tokens.*max_position_embeddings 17"):
+        call({"input_ids": tf.zeros([2, 18], tf.int32)})
+
+
+# --- Keras --------------------------------------------------------------------------------------
+
+
+def test_names_are_the_checkpoints_scopes(tiny_config):
+    paths = [variable.path for variable in BertModel(tiny_config).weights]
+    assert len(paths) == len(set(paths)) == 5 + 2 * 16 + 2
+    assert "bert/embeddings/word_embeddings" in paths
+    assert "bert/encoder/layer_1/attention/output/LayerNorm/gamma" in paths
+
+
+def test_save_and_load_through_keras(tiny_config, make_inputs, tmp_path):
+    model = BertModel(tiny_config, seed=1)
+    model.save(tmp_path / "model.keras")
+    keras.utils.set_random_seed(99)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is BertModel
+    assert loaded.config == tiny_config
+    inputs = make_inputs(tiny_config)
+    expected, actual = model(inputs), loaded(inputs)
+    for name in ("embedding_output", "sequence_output", "pooled_output"):
+        np.testing.assert_array_equal(actual[name], expected[name])
+
+
+def test_use_as_a_layer_of_a_functional_model(tiny_config, make_inputs):
+    bert = BertModel(tiny_config)
+    inputs = {
+        name: keras.Input([None], dtype="int32", name=name)
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    outputs = bert(inputs)
+    assert outputs["sequence_output"].shape == (None, None, 12)
+    assert outputs["pooled_output"].shape == (None, 12)
+    model = keras.Model(inputs, keras.layers.Dense(2)(outputs["pooled_output"]))
+    values = {name: make_inputs(tiny_config)[name] for name in inputs}
+    expected = model.layers[-1](bert(values)["pooled_output"])
+    np.testing.assert_allclose(model.predict(values, verbose=0), expected, rtol=0, atol=1e-6)
+
+
+def test_export_shapes_stay_static_where_known(tiny_config):
+    model = BertModel(tiny_config)
+    spec = {"input_ids": tf.TensorSpec([3, None], tf.int32)}
+    outputs = tf.function(model).get_concrete_function(spec).structured_outputs
+    assert outputs["sequence_output"].shape.as_list() == [3, None, 12]
+    assert outputs["pooled_output"].shape.as_list() == [3, 12]
+
+
+def test_rows_of_a_batch_do_not_mix(tiny_config, make_inputs):
+    model = BertModel(tiny_config)
+    inputs = make_inputs(tiny_config, batch_size=5)
+    whole = model(inputs)["sequence_output"]
+    assert whole.shape == (*shape_of(inputs), 12)
+    for row in range(5):
+        alone = model({name: value[row : row + 1] for name, value in inputs.items()})
+        np.testing.assert_allclose(alone["sequence_output"][0], whole[row], rtol=0, atol=2e-6)

@@ -1,0 +1,384 @@
+"""Tests of bert_tf.training: the original's 50 steps, several devices, resuming, evaluation."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_tf.checkpoint import load_checkpoint, variables_by_name
+from bert_tf.heads import BertClassifier, BertPretrainer
+from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.losses import LossTerm, masked_lm_loss, single_label_loss
+from bert_tf.functional import dropout
+from bert_tf.optimization import create_optimizer
+from bert_tf.packing import PackedTexts, RaggedIds
+from bert_tf.training import Evaluator, TrainLog, TrainStep, dropout_seed, train
+
+
+def pretraining_loss(outputs, batch):
+    return {
+        "masked_lm_loss": masked_lm_loss(
+            outputs["masked_lm_logits"], batch["masked_lm_ids"], batch["masked_lm_weights"]
+        ),
+        "next_sentence_loss": single_label_loss(
+            outputs["next_sentence_logits"], batch["next_sentence_labels"]
+        ),
+    }
+
+
+def classifier_loss(logits, batch):
+    return {"loss": single_label_loss(logits, batch["label_ids"])}
+
+
+def without_dropout(config):
+    return dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+# --- against the original code ------------------------------------------------------------------
+
+
+def original_records(path):
+    """Batches of 16 of the original's pretraining file, in its order."""
+    schema = {name: tf.io.FixedLenFeature([64], tf.int64) for name in ("input_ids", "input_mask")}
+    schema["segment_ids"] = schema["input_ids"]
+    for name in ("masked_lm_positions", "masked_lm_ids"):
+        schema[name] = tf.io.FixedLenFeature([10], tf.int64)
+    schema["masked_lm_weights"] = tf.io.FixedLenFeature([10], tf.float32)
+    schema["next_sentence_labels"] = tf.io.FixedLenFeature([], tf.int64)
+    for records in tf.data.TFRecordDataset(str(path)).batch(16):
+        batch = tf.io.parse_example(records, schema)
+        yield {
+            name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+            for name, value in batch.items()
+        }
+
+
+def test_fifty_steps_equal_the_originals(shared, testdata, original_tiny):
+    config, path = original_tiny
+    folder = testdata / "original_tiny"
+    with (folder / "trajectory.csv").open() as file:
+        trajectory = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert len(trajectory) == 50
+    model = BertPretrainer(without_dropout(config))
+    load_checkpoint(model, path)
+    step = TrainStep(model, create_optimizer(5e-4, 50, 10), pretraining_loss, seed=1)
+    update = tf.function(step)
+    records = original_records(shared / "goldens" / "original_tiny" / "pretrain.tfrecord")
+    for number, (expected, batch) in enumerate(zip(trajectory, records, strict=False)):
+        values = {name: float(value) for name, value in update(batch).items()}
+        assert values.pop("learning_rate") == pytest.approx(
+            5e-4 * (number / 10 if number < 10 else 1 - number / 50), abs=1e-7 * 5e-4
+        )
+        values["grad_global_norm"] = values.pop("grad_norm")
+        assert values == pytest.approx(expected, rel=1e-5), f"step {number}"
+    assert int(step.optimizer.iterations) == 50
+    named = variables_by_name(model)
+    final = np.load(folder / "final_weights.npz")
+    assert len(final) == 8
+    for name in final:
+        np.testing.assert_allclose(named[name], final[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+# --- seeds --------------------------------------------------------------------------------------
+
+
+def test_a_dropout_seed_differs_between_seeds_steps_and_replicas():
+    cases = list(itertools.product((0, 1, 2, 2**31, 2**40 + 1), (0, 1, 2, 1000), range(3)))
+    seeds = {tuple(dropout_seed(s, tf.constant(n), r).numpy().tolist()) for s, n, r in cases}
+    assert len(seeds) == len(cases)
+    one, other = (dropout_seed(5, tf.constant(3, tf.int64), 1) for _ in range(2))
+    assert one.dtype == tf.int32 and one.shape == (2,)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_masks_of_other_steps_replicas_and_sites_are_independent():
+    def kept(step, replica, site):
+        seed = dropout_seed(5, tf.constant(step), replica)
+        return dropout(tf.ones([50_000]), 0.3, seed, site).numpy() > 0
+
+    mask = kept(3, 0, 1)
+    np.testing.assert_array_equal(kept(3, 0, 1), mask)
+    # Steps, replicas and sites are small numbers: none of them may stand in for another.
+    for other in ((4, 0, 1), (3, 1, 1), (3, 0, 2), (1, 0, 3), (3, 1, 0), (0, 3, 1)):
+        assert abs(np.mean(kept(*other) == mask) - 0.58) < 5 * np.sqrt(0.58 * 0.42 / 50_000)
+
+
+class Probe(keras.Model):
+    """One weight; remembers the dropout seeds that it is called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = self.add_weight(name="kernel", shape=[2], initializer="ones")
+        self.unused = self.add_weight(name="unused", shape=[3], initializer="ones")
+        self.seeds = []
+
+    def call(self, inputs, training=False, dropout_seed=None):
+        self.seeds.append((training, dropout_seed.numpy().tolist()))
+        return self.kernel.value * tf.cast(inputs["input_ids"], tf.float32)
+
+
+def probe_loss(outputs, batch):
+    return {"loss": LossTerm(tf.reduce_sum(outputs), tf.constant(1.0))}
+
+
+def test_each_step_gives_the_model_the_seed_of_its_number():
+    model = Probe()
+    step = TrainStep(model, create_optimizer(0.1, 10, 0), probe_loss, seed=7)
+    for number in range(3):
+        step({"input_ids": tf.constant([[1, 2]]), "label_ids": tf.constant([0])})
+        expected = dropout_seed(7, tf.constant(number), 0).numpy().tolist()
+        assert model.seeds[number] == (True, expected)
+
+
+def test_a_weight_that_the_loss_does_not_reach_stays_and_the_norm_is_the_unclipped():
+    model = Probe()
+    step = TrainStep(model, create_optimizer(0.1, 10, 0), probe_loss, seed=7)
+    values = step({"input_ids": tf.constant([[3, 4]])})
+    assert (model.unused.numpy() == 1).all()
+    assert set(values) == {"loss", "grad_norm", "learning_rate"}
+    assert float(values["loss"]) == 7.0
+    assert float(values["grad_norm"]) == 5.0
+    assert float(values["learning_rate"]) == pytest.approx(0.1)
+    # The slots hold the clipped gradient.
+    np.testing.assert_allclose(step.optimizer.adam_m[0], [0.06, 0.08], rtol=1e-6)
+
+
+# --- several devices ----------------------------------------------------------------------------
+
+
+def global_batch(config, number, size=6):
+    """Rows with different numbers of predictions, so that replicas' weights differ."""
+    rng = np.random.default_rng(number)
+    lengths = rng.integers(2, 8, [size, 1])
+    mask = (np.arange(7) < lengths).astype(np.int32)
+    weights = (np.arange(4) < rng.integers(0, 5, [size, 1])).astype(np.float32)
+    weights[: size // 2] = 1.0
+    return {
+        "input_ids": rng.integers(0, config.vocab_size, (size, 7)).astype(np.int32) * mask,
+        "input_mask": mask,
+        "segment_ids": (np.arange(7) >= lengths // 2).astype(np.int32) * mask,
+        "masked_lm_positions": rng.integers(0, lengths, (size, 4)).astype(np.int32),
+        "masked_lm_ids": rng.integers(0, config.vocab_size, (size, 4)).astype(np.int32),
+        "masked_lm_weights": weights,
+        "next_sentence_labels": rng.integers(0, 2, size).astype(np.int32),
+    }
+
+
+def global_batches(config, first, last):
+    numbers = [global_batch(config, number) for number in range(first, last)]
+    stacked = {name: np.stack([batch[name] for batch in numbers]) for name in numbers[0]}
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+NAMES = ("loss", "masked_lm_loss", "next_sentence_loss", "grad_norm", "learning_rate")
+
+
+def train_tiny(config, folder, weights=None, last=8, available=None, **intervals):
+    """Trains a small pretrainer; returns its weights, and its initial ones."""
+    strategy = tf.distribute.get_strategy()
+    model = BertPretrainer(config)
+    if weights is not None:
+        model.set_weights(weights)
+    initial = model.get_weights()
+    step = TrainStep(model, create_optimizer(0.01, 10, 2), pretraining_loss, seed=3)
+    train(
+        step,
+        NAMES,
+        lambda first: strategy.experimental_distribute_dataset(
+            global_batches(config, first, available or last)
+        ),
+        folder,
+        num_train_steps=last,
+        examples_per_step=6,
+        **{"log_steps": 2, "save_checkpoints_steps": 4} | intervals,
+    )
+    return model.get_weights(), initial
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+TWO_DEVICES = """
+import pathlib, sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+import test_training
+from bert_tf.config import BertConfig
+folder = pathlib.Path(sys.argv[2])
+config = BertConfig.from_json_file(folder / "bert_config.json")
+initial = np.load(folder / "initial.npz")
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    weights = [initial[f"arr_{i}"] for i in range(len(initial))]
+    final, _ = test_training.train_tiny(config, folder, weights)
+    model = test_training.Probe()
+    step = test_training.TrainStep(
+        model, test_training.create_optimizer(0.1, 9, 0), test_training.probe_loss, seed=7
+    )
+np.savez(folder / "final.npz", *final)
+ids = {"input_ids": tf.constant([[3, 4]])}
+values = strategy.run(step, args=(ids,))
+print(sorted(seed for _, seed in model.seeds))
+print([float(v) for v in strategy.experimental_local_results(values["grad_norm"])])
+print(model.kernel.numpy().tolist(), step.optimizer.adam_m[0].numpy().tolist())
+"""
+
+
+def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
+    config = without_dropout(tiny_config)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    expected, initial = train_tiny(config, one)
+    np.savez(two / "initial.npz", *initial)
+    (two / "bert_config.json").write_text(config.to_json_string())
+    command = [sys.executable, "-c", TWO_DEVICES, pathlib.Path(__file__).parent, two]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+    final = np.load(two / "final.npz")
+    moved = 0
+    paths = [variable.path for variable in BertPretrainer(config).weights]
+    for i, (value, start) in enumerate(zip(expected, initial, strict=True)):
+        # The gradient of a key's bias is 0 (softmax does not see it): what Adam makes of its
+        # rounding errors differs with the order of a sum.
+        atol = 1e-4 if paths[i].endswith("key/bias") else 1e-6 * max(np.abs(value).max(), 1.0)
+        np.testing.assert_allclose(final[f"arr_{i}"], value, rtol=0, atol=atol, err_msg=paths[i])
+        moved += np.abs(value - start).max() > 1e-3
+    assert moved > len(initial) // 2
+    for a, b in zip(read_log(two), read_log(one), strict=True):
+        assert {**a, "examples_per_second": 0} == pytest.approx(
+            {**b, "examples_per_second": 0}, rel=1e-5
+        )
+    # Each replica drops other elements; the gradient is summed, then clipped, then applied once.
+    seeds, norms, kernel_and_slot = run.stdout.splitlines()[-3:]
+    assert json.loads(seeds) == sorted(
+        dropout_seed(7, tf.constant(0), replica).numpy().tolist() for replica in (0, 1)
+    )
+    assert json.loads(norms) == [5.0, 5.0]  # two gradients over the weight of both, 2
+    kernel, slot = json.loads(f"[{kernel_and_slot.replace('] [', '], [')}]")
+    np.testing.assert_allclose(slot, [0.06, 0.08], rtol=1e-6)
+    u = np.array(slot) / (np.sqrt(0.001 * np.array([0.36, 0.64])) + 1e-6) + 0.01
+    np.testing.assert_allclose(kernel, 1 - 0.1 * u, rtol=1e-5)
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit(tiny_config, tmp_path):
+    assert tiny_config.hidden_dropout_prob > 0
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    expected, initial = train_tiny(tiny_config, whole)
+    # The data ends after step 7: logged up to 6, saved at 4.
+    with pytest.raises(tf.errors.OutOfRangeError):
+        train_tiny(tiny_config, cut, initial, available=7)
+    assert [line["step"] for line in read_log(cut)] == [2, 4, 6]
+    # Another initialisation: what the run needs is all in its folder.
+    final, other = train_tiny(tiny_config, cut)
+    assert any((a != b).any() for a, b in zip(other, initial, strict=True))
+    for value, goal in zip(final, expected, strict=True):
+        np.testing.assert_array_equal(value, goal)
+
+    logs = [
+        [{**line, "examples_per_second": 0} for line in read_log(folder)] for folder in (cut, whole)
+    ]
+    assert logs[0] == logs[1]
+    assert [line["step"] for line in logs[0]] == [2, 4, 6, 8]
+
+
+def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):
+    expected, _ = train_tiny(tiny_config, tmp_path, last=4)
+    log = read_log(tmp_path)
+    final, _ = train_tiny(tiny_config, tmp_path, last=4)
+    for value, goal in zip(final, expected, strict=True):
+        np.testing.assert_array_equal(value, goal)
+    assert read_log(tmp_path) == log
+
+
+def test_the_log_has_every_interval_and_the_last_step(tiny_config, tmp_path, capsys):
+    train_tiny(tiny_config, tmp_path, last=7, log_steps=3, save_checkpoints_steps=5)
+    log = read_log(tmp_path)
+    assert [line["step"] for line in log] == [3, 6, 7]
+    assert set(log[0]) == {"step", *NAMES, "examples_per_second"}
+    for line in log:
+        total = line["masked_lm_loss"] + line["next_sentence_loss"]
+        assert line["loss"] == pytest.approx(total, rel=1e-6)
+        # The rate of the update that made this step, counted from 0.
+        update = line["step"] - 1
+        rate = 0.01 * (update / 2 if update < 2 else 1 - update / 10)
+        assert line["learning_rate"] == pytest.approx(rate, rel=1e-6)
+        assert line["examples_per_second"] > 0
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert (tmp_path / "resume").is_dir()
+    captured = capsys.readouterr()
+    assert captured.out == ""  # stdout belongs to a command's results
+    assert "training" in captured.err and "7/7" in captured.err
+
+
+def test_a_log_line_that_was_cut_off_is_dropped(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    lines = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (2, 4, 6)]
+    for torn in ("", '{"step": 8, "lo', '{"step": 4'):
+        path.write_text("".join(lines) + torn)
+        TrainLog(path, 4, 8, 3, 2).close()
+        assert path.read_text() == "".join(lines[:2])
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def features(tiny_config):
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(3, 16, 23)
+    values = rng.integers(0, tiny_config.vocab_size, lengths.sum()).astype(np.int32)
+    texts = PackedTexts(RaggedIds(values, np.concatenate([[0], np.cumsum(lengths)])), lengths, 0)
+    return Features(texts, rng.integers(0, 3, 23).astype(np.int32))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 40])
+def test_evaluation_counts_each_example_once_in_its_own_place(tiny_config, features, batch_size):
+    keras.utils.set_random_seed(1)
+    model = BertClassifier(tiny_config, 3)
+    plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+    evaluation = Evaluator(model, classifier_loss)(batches(features, plan), len(plan))
+    assert evaluation.outputs.shape == (23, 3)
+    splits = features.texts.input_ids.row_splits
+    total = 0.0
+    for row in range(23):
+        ids = features.texts.input_ids.values[None, splits[row] : splits[row + 1]]
+        logits = model({"input_ids": ids})[0].numpy().astype(np.float64)
+        np.testing.assert_allclose(evaluation.outputs[row], logits, rtol=0, atol=1e-5)
+        total += np.log(np.exp(logits).sum()) - logits[features.labels[row]]
+    assert set(evaluation.losses) == {"loss"}
+    assert evaluation.losses["loss"] == pytest.approx(total / 23, rel=1e-5)
+
+
+def test_evaluation_without_labels_and_with_several_losses(tiny_config, features):
+    model = BertClassifier(tiny_config, 3)
+    plan = evaluation_plan(features.texts.input_ids.lengths, 5)
+    unlabelled = batches(Features(features.texts), plan)
+    assert Evaluator(model)(unlabelled, len(plan)).losses == {}
+
+    def two(logits, batch):
+        term = single_label_loss(logits, batch["label_ids"])
+        return {"a": term, "b": LossTerm(2.0 * term.total, term.weight, 1.0)}
+
+    losses = Evaluator(model, two)(batches(features, plan), len(plan)).losses
+    assert list(losses) == ["loss", "a", "b"]
+    assert losses["loss"] == pytest.approx(losses["a"] + losses["b"])
+    assert losses["b"] == pytest.approx(2 * losses["a"] * 23 / 24, rel=1e-6)

@@ -1,0 +1,251 @@
+"""Times fine-tuning on MRPC from end to end, here and with PyTorch's transformers.
+
+All contenders start from the same weights and train on the same pairs: length 128, batch 32, rate
+5e-5 with warm-up over 10 % of the steps and linear decay, AdamW, clipping at global norm 1, dropout
+0.1, float32, all cores, batches padded to their longest row. The first is this project's command
+as it is; the peer has a bare loop, with its fused optimizer and its batches in random order or, as
+this project has them, of similar lengths. Each run is a process of its own, and they take turns.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from harness import REPOSITORY, last_lines_in_turns, machine, print_report
+
+CONTENDERS = ("bert_tf", "pytorch", "pytorch_by_length")
+MEASURES = {
+    "training": "examples per second of the loop, from step 11 on",
+    "end_to_end": "examples per second of the process, from its start to the saved model",
+}
+BATCH_SIZE = 32
+SEQ_LENGTH = 128
+LEARNING_RATE = 5e-5
+STARTUP_STEPS = 10  # these trace graphs and warm caches; they count in end_to_end only
+SEED = 12345
+
+
+def run_bert_tf(options: argparse.Namespace, output: pathlib.Path) -> float:
+    """Runs this project's command; returns its examples per second in training."""
+    checkpoint = pathlib.Path(options.checkpoint)
+    flags = [
+        "--task_name=MRPC",
+        "--do_train",
+        f"--data_dir={options.data_dir}",
+        f"--vocab_file={checkpoint / 'vocab.txt'}",
+        f"--bert_config_file={checkpoint / 'bert_config.json'}",
+        f"--init_checkpoint={checkpoint / 'bert_model.ckpt'}",
+        f"--max_seq_length={SEQ_LENGTH}",
+        f"--train_batch_size={BATCH_SIZE}",
+        f"--learning_rate={LEARNING_RATE}",
+        f"--num_train_epochs={options.num_train_epochs}",
+        f"--log_steps={STARTUP_STEPS}",
+        f"--seed={SEED}",
+        f"--output_dir={output}",
+    ]
+    command = [sys.executable, "-m", "bert_tf.cli.main", "run_classifier", *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    lines = (output / "train_log.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    seconds = sum(
+        (this["step"] - last["step"]) * BATCH_SIZE / this["examples_per_second"]
+        for last, this in itertools.pairwise(logged)
+    )
+    return (logged[-1]["step"] - logged[0]["step"]) * BATCH_SIZE / seconds
+
+
+def run_peer(options: argparse.Namespace, output: pathlib.Path, *, by_length: bool) -> float:
+    """Runs `train_with_pytorch` in the peer's Python; returns its examples per second."""
+    command = [options.peer_python, __file__, "--contender", "pytorch_process"]
+    command += [f"--data_dir={options.data_dir}", f"--num_train_epochs={options.num_train_epochs}"]
+    command += [f"--peer_folder={options.peer_folder}", f"--output_dir={output}"]
+    command += ["--by_length"] * by_length
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return float(run.stdout.strip().splitlines()[-1])
+
+
+def train_with_pytorch(options: argparse.Namespace) -> float:
+    """Fine-tunes transformers' BertForSequenceClassification; returns examples per second.
+
+    Everything that this project's command does is in here: reading, tokenizing, training, saving.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(SEED)
+    torch.set_num_threads(os.cpu_count() or 1)
+    rows = list(read_pairs(pathlib.Path(options.data_dir) / "train.tsv"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.peer_folder)
+    encoded = tokenizer(
+        [first for _, first, _ in rows],
+        [second for *_, second in rows],
+        truncation=True,
+        max_length=SEQ_LENGTH,
+    )
+    features = [
+        {name: encoded[name][i] for name in encoded} | {"labels": label}
+        for i, (label, *_) in enumerate(rows)
+    ]
+    sampler = None
+    if options.by_length:
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        sampler = LengthGroupedSampler(BATCH_SIZE, lengths=lengths)
+    loader = torch.utils.data.DataLoader(
+        features,
+        batch_size=BATCH_SIZE,
+        shuffle=sampler is None,
+        sampler=sampler,
+        drop_last=True,
+        collate_fn=transformers.DataCollatorWithPadding(tokenizer),
+    )
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        options.peer_folder, num_labels=2
+    )
+    model.train()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]  # biases and LayerNorm
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
+        lr=LEARNING_RATE,
+        eps=1e-6,
+        fused=True,
+    )
+    num_steps = number_of_steps(len(rows), options.num_train_epochs)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
+    step, start = 0, 0.0
+    while step < num_steps:
+        for batch in loader:
+            loss = model(**batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            step += 1
+            if step % 10 == 0 or step == num_steps:
+                print(f"step {step} of {num_steps}: loss {loss.item():.4f}", file=sys.stderr)
+            if step == STARTUP_STEPS:
+                start = time.perf_counter()
+            if step == num_steps:
+                break
+    seconds = time.perf_counter() - start
+    model.save_pretrained(options.output_dir)
+    return (num_steps - STARTUP_STEPS) * BATCH_SIZE / seconds
+
+
+def read_pairs(path: pathlib.Path) -> Iterator[tuple[int, str, str]]:
+    """The pairs of an MRPC file: label, first and second text."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            yield int(row["Quality"]), row["#1 String"], row["#2 String"]
+
+
+def number_of_steps(num_examples: int, num_train_epochs: float) -> int:
+    """The steps of a run, counted as the original does."""
+    return int(num_examples / BATCH_SIZE * num_train_epochs)
+
+
+def write_peer_folder(checkpoint: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes the checkpoint's encoder as a folder that transformers reads."""
+    import numpy as np
+    import safetensors.numpy
+
+    from bert_tf.checkpoint import Checkpoint
+    from bert_tf.config import BertConfig
+    from bert_tf.interop.huggingface_names import expand
+
+    config = BertConfig.from_json_file(checkpoint / "bert_config.json")
+    rows = expand(("embeddings", "layer", "pooler"), config.num_hidden_layers)
+    file = Checkpoint(checkpoint)
+    values = [value.numpy() for value in file.read([file.name_in_file(row.name) for row in rows])]
+    tensors = {
+        row.theirs: np.ascontiguousarray(value.T if row.transposed else value)
+        for row, value in zip(rows, values, strict=True)
+    }
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # The fused one of the two names that the original's activation has there.
+    settings = {**config.to_dict(), "model_type": "bert", "hidden_act": "gelu_pytorch_tanh"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    shutil.copyfile(checkpoint / "vocab.txt", folder / "vocab.txt")
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Runs one contender once; returns its MEASURES."""
+    num_examples = sum(1 for _ in read_pairs(pathlib.Path(options.data_dir) / "train.tsv"))
+    num_steps = number_of_steps(num_examples, options.num_train_epochs)
+    with tempfile.TemporaryDirectory() as temporary:
+        output = pathlib.Path(temporary) / "output"
+        start = time.perf_counter()
+        if options.contender == "bert_tf":
+            rate = run_bert_tf(options, output)
+        else:
+            rate = run_peer(options, output, by_length=options.contender == "pytorch_by_length")
+        seconds = time.perf_counter() - start
+    return {"training": rate, "end_to_end": num_steps * BATCH_SIZE / seconds}
+
+
+def main() -> None:
+    """Parses the arguments and runs one contender, or all of them in turns."""
+    shared = REPOSITORY.parent / "shared"
+    parser = argparse.ArgumentParser(prog="tools/bench finetune", description=__doc__)
+    parser.add_argument("--data_dir", default=str(shared / "data" / "MRPC"), help="has train.tsv")
+    parser.add_argument(
+        "--checkpoint",
+        default=str(shared / "checkpoints" / "uncased_L-6_H-384_A-12"),
+        help="folder of the original's layout",
+    )
+    parser.add_argument("--num_train_epochs", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--peer_python", default=sys.executable, help="a Python that has torch and transformers"
+    )
+    parser.add_argument(
+        "--contender", choices=(*CONTENDERS, "pytorch_process"), help=argparse.SUPPRESS
+    )
+    for flag in ("--peer_folder", "--output_dir"):
+        parser.add_argument(flag, help=argparse.SUPPRESS)
+    parser.add_argument("--by_length", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender == "pytorch_process":
+        print(train_with_pytorch(options))
+        return
+    if options.contender is not None:
+        print(json.dumps(measure(options)))
+        return
+
+    num_examples = sum(1 for _ in read_pairs(pathlib.Path(options.data_dir) / "train.tsv"))
+    num_steps = number_of_steps(num_examples, options.num_train_epochs)
+    if num_steps <= STARTUP_STEPS:
+        parser.error(f"--num_train_epochs: makes {num_steps} steps; more than 10 are needed")
+    with tempfile.TemporaryDirectory() as peer_folder:
+        write_peer_folder(pathlib.Path(options.checkpoint), pathlib.Path(peer_folder))
+        arguments = [f"--{name}={getattr(options, name)}" for name in ("data_dir", "checkpoint")]
+        arguments += [f"--num_train_epochs={options.num_train_epochs}"]
+        arguments += [f"--peer_python={options.peer_python}", f"--peer_folder={peer_folder}"]
+        lines = last_lines_in_turns(__file__, list(CONTENDERS), options.rounds, tuple(arguments))
+    results = {name: [json.loads(line) for line in found] for name, found in lines.items()}
+    print(f"MRPC, {num_steps} steps of {BATCH_SIZE} pairs, {pathlib.Path(options.checkpoint).name}")
+    for measured, unit in MEASURES.items():
+        figures = {name: [round[measured] for round in rounds] for name, rounds in results.items()}
+        print_report(f"finetune, {measured}", figures, unit, smaller_is_better=False)
+    if "AMD" in machine():
+        print(
+            "Note: PyTorch's float32 matrix products come from Intel's MKL, which is known to be "
+            "slower on AMD processors like this one; the ratios would be smaller on Intel's."
+        )
+
+
+if __name__ == "__main__":
+    main()

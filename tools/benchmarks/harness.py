@@ -1,0 +1,91 @@
+"""Runs the contenders of a benchmark in turns and reports their ratios."""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def measure_in_turns(
+    script: str, contenders: list[str], rounds: int, arguments: tuple[str, ...] = ()
+) -> dict[str, list[float]]:
+    """Runs contenders that print one figure, their last line.
+
+    Returns:
+        contender -> its figure in each round.
+    """
+    lines = last_lines_in_turns(script, contenders, rounds, arguments)
+    return {name: [float(line) for line in found] for name, found in lines.items()}
+
+
+def last_lines_in_turns(
+    script: str, contenders: list[str], rounds: int, arguments: tuple[str, ...] = ()
+) -> dict[str, list[str]]:
+    """Runs ``script --contender NAME`` for every contender, ``rounds`` times in turn.
+
+    Taking turns lets a slow spell of the machine fall on all of them.
+
+    Returns:
+        contender -> the last line that it prints in each round.
+    """
+    lines: dict[str, list[str]] = {name: [] for name in contenders}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    for number in range(rounds):
+        for name in contenders:
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            command = [sys.executable, script, *arguments, "--contender", name]
+            run = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
+            lines[name].append(run.stdout.strip().splitlines()[-1])
+    return lines
+
+
+def print_report(
+    benchmark: str, figures: dict[str, list[float]], unit: str, *, smaller_is_better: bool
+) -> None:
+    """Prints a table with ratios of the first contender to each, then the same as one JSON line.
+
+    A ratio is taken round by round, then its median: above 1, the first contender is faster.
+    """
+    first = next(iter(figures))
+    rows = {}
+    print(f"{benchmark}: {unit}, median of {len(figures[first])} rounds, on {machine()}")
+    for name, values in figures.items():
+        ratios = [
+            theirs / ours if smaller_is_better else ours / theirs
+            for ours, theirs in zip(figures[first], values, strict=True)
+        ]
+        rows[name] = {
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+            "ratio": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+        }
+        row = rows[name]
+        print(
+            f"  {name:24} {row['median']:12.4g}  ({row['min']:.4g} to {row['max']:.4g})"
+            f"   {first} is {row['ratio']:.2f} times as fast"
+            f" ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
+        )
+    report = {"benchmark": benchmark, "unit": unit, "machine": machine(), "contenders": rows}
+    print(json.dumps(report))
+
+
+def machine() -> str:
+    """The processor's name, its cores and the Python version."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -1,0 +1,43 @@
+# Sourced by the other tools: makes sure that .venv holds this project with the extras named in
+# $1 (comma-separated), at the versions pinned in constraints.txt, and sets $python to its Python.
+# An environment that is already right is used as it is.
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$repository"
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
+    then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "No Python 3.11, 3.12 or 3.13 found; install one, or name it in the variable PYTHON." >&2
+  return 1
+}
+
+prepare_environment() {
+  local extras=$1 wanted stamp=.venv/installed
+  wanted="$(cat setup.cfg constraints.txt | cksum) $repository"
+  python=$repository/.venv/bin/python
+  if [ -x "$python" ] && [ "$(sed -n 1p "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    local extra missing=
+    for extra in ${extras//,/ }; do
+      sed -n 2p "$stamp" | grep -qw "$extra" || missing=yes
+    done
+    [ -z "$missing" ] && return
+    extras=$extras,$(sed -n 2p "$stamp")
+  else
+    local base
+    base=$(find_python)
+    echo "Setting up .venv with $("$base" --version) …" >&2
+    rm -rf .venv
+    "$base" -m venv .venv
+  fi
+  echo "Installing this project${extras:+ with [$extras]} and the versions of constraints.txt …" >&2
+  "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
+  printf '%s\n%s\n' "$wanted" "$extras" > "$stamp"
+}
