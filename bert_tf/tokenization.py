@@ -130,6 +130,10 @@ class Vocabulary:
         return self.id_of("[MASK]")
 
 
+# What the table says of printable ASCII, several times faster than looking up each character.
+_ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z ]").findall
+
+
 class _Replacements(dict[int, str]):
     """Code point -> what it becomes, filled from the table as code points turn up."""
 
@@ -162,10 +166,8 @@ class _Words:
 
     def split(self, text: str) -> list[str]:
         """The words of a text."""
-        if text.isascii():  # no sigma, no mark
-            if text.isalnum():  # nothing to set apart or drop either
-                return [text.lower() if self._do_lower_case else text]
-            return text.translate(self._replacements).split()
+        if text.isascii() and text.isprintable():  # letters, digits, punctuation and spaces only
+            return _ASCII_WORDS(text.lower() if self._do_lower_case else text)
         text = self._resolve_sigmas(text)
         normalized = text.translate(self._replacements)
         if not self._mark_classes.keys().isdisjoint(normalized):
@@ -255,6 +257,11 @@ class _WordPieces(dict[str, bytes]):
         }
         self._unknown = self._first[UNKNOWN]
         self._longest = max(map(len, vocabulary.pieces))
+        # A piece that is a whole word is its own longest match.
+        whole = (
+            (piece, ids) for piece, ids in self._first.items() if len(piece) <= MAX_WORD_LENGTH
+        )
+        self.update(whole)
 
     def __missing__(self, word: str) -> bytes:
         if len(word) > MAX_WORD_LENGTH:
@@ -284,11 +291,11 @@ class _Chunks(dict[str, bytes]):
 
     def __init__(self, words: _Words, word_pieces: _WordPieces) -> None:
         super().__init__()
-        self._words = words
-        self._word_pieces = word_pieces
+        self._words_of = words.split
+        self._ids_of = word_pieces.__getitem__
 
     def __missing__(self, chunk: str) -> bytes:
-        ids = b"".join(map(self._word_pieces.__getitem__, self._words.split(chunk)))
+        ids = b"".join(map(self._ids_of, self._words_of(chunk)))
         if len(chunk) <= MAX_WORD_LENGTH:
             if len(self) >= _CACHE_SIZE:
                 self.clear()

@@ -1,0 +1,186 @@
+"""The command line itself: flags, help, errors."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from bert_tf.cli import flags
+from bert_tf.cli.main import COMMANDS, main
+from bert_tf.config import Classification, ModelFiles, lower_case_of, setting
+from bert_tf.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    do_train: bool = setting(False, "Whether.")
+    size: int = setting(3, "How many.")
+    rate: float = setting(0.5, "How fast.")
+    name: str | None = setting(None, "What it is called.")
+    kind: str = setting("red", "Which.", choices=("red", "blue"))
+    source: str | None = setting(None, "Where from.", flag="from")
+
+
+def parse(*arguments):
+    return flags.parse(Settings, arguments, "usage: …")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {}),
+        (["--do_train"], {"do_train": True}),
+        (["--do_train=true"], {"do_train": True}),
+        (["--do_train=false"], {"do_train": False}),
+        (["--do_train", "--nodo_train"], {"do_train": False}),
+        (["--size=7", "--rate", "2e-5"], {"size": 7, "rate": 2e-5}),
+        (["--name=a b", "--kind=blue", "--from", "x"],
+         {"name": "a b", "kind": "blue", "source": "x"}),
+    ],
+)  # fmt: skip
+def test_flags_take_the_forms_of_the_original(arguments, expected):
+    settings, positional = parse(*arguments)
+    assert settings == Settings(**expected)
+    assert positional == []
+
+
+def test_arguments_may_stand_between_flags():
+    settings, positional = parse("one", "--size=2", "two", "--", "--three")
+    assert settings.size == 2
+    assert positional == ["one", "two", "--three"]
+    with pytest.raises(InputError, match="unexpected argument 'one'"):
+        flags.refuse_positional(positional)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--sise=3", "sise.*size"),
+        ("--size=three", "size=three"),
+        ("--kind=green", "kind=green.*red"),
+        ("--name", "name"),
+    ],
+)
+def test_a_wrong_flag_is_an_input_error(argument, message):
+    with pytest.raises(InputError, match=message):
+        parse(argument)
+
+
+def test_config_file_is_overruled_by_flags(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("command: anything\nsize: 11\nrate: 1\nfrom: there\nname: null\n")
+    settings, _ = parse(f"--config={path}", "--size=12")
+    assert settings == Settings(size=12, rate=1.0, source="there")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sise: 3", "unknown setting 'sise'"),
+        ("size: x", "size must be of type int"),
+        ("do_train: 1", "do_train must be of type bool"),
+        ("[1, 2]", "expected lines like"),
+        ("a: [", "not a YAML file"),
+    ],
+)
+def test_a_wrong_config_file_is_an_input_error(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        parse(f"--config={path}")
+
+
+class TestCheckpointFlag:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("BERT_TF_CACHE", str(tmp_path / "cache"))
+        for place in ("checkpoints/cased_L-2_H-4_A-2", "cache/uncased_L-2_H-4_A-2"):
+            (tmp_path / place).mkdir(parents=True)
+            (tmp_path / place / "bert_config.json").write_text("{}")
+        return tmp_path
+
+    def parse(self, *arguments):
+        return flags.parse(ModelFiles, arguments, "")[0]
+
+    def test_sets_the_four_flags(self, folder):
+        settings = self.parse("--checkpoint=cased_L-2_H-4_A-2")
+        assert settings.vocab_file == "checkpoints/cased_L-2_H-4_A-2/vocab.txt"
+        assert settings.bert_config_file == "checkpoints/cased_L-2_H-4_A-2/bert_config.json"
+        assert settings.init_checkpoint == "checkpoints/cased_L-2_H-4_A-2/bert_model.ckpt"
+        assert settings.do_lower_case is False
+        in_cache = self.parse("--checkpoint=uncased_L-2_H-4_A-2", "--vocab_file=mine.txt")
+        assert in_cache.vocab_file == "mine.txt"
+        assert in_cache.init_checkpoint == str(folder / "cache/uncased_L-2_H-4_A-2/bert_model.ckpt")
+        assert in_cache.do_lower_case is True
+
+    def test_wrong_casing_and_unknown_name(self, folder):
+        with pytest.raises(InputError, match="trained with false"):
+            self.parse("--checkpoint=cased_L-2_H-4_A-2", "--do_lower_case")
+        with pytest.raises(InputError, match="checkpoints/nothing"):
+            self.parse("--checkpoint=nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("uncased_L-12_H-768_A-12", True),
+        ("wwm_uncased_L-24_H-1024_A-16", True),
+        ("cased_L-24_H-1024_A-16", False),
+        ("wwm_cased_L-24_H-1024_A-16", False),
+        ("multi_cased_L-12_H-768_A-12", False),
+        ("multilingual_L-12_H-768_A-12", True),
+        ("chinese_L-12_H-768_A-12", True),
+        ("my_model", None),
+    ],
+)
+def test_casing_of_the_released_checkpoints(name, expected):
+    assert lower_case_of(name) is expected
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_does_without_tensorflow(command):
+    code = (
+        "import sys; from bert_tf.cli.main import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "except SystemExit as error: status = error.code\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "sys.exit(status)"
+    )
+    arguments = ["--help"] if command is None else [command, "--help"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "usage: bert-tf" in result.stdout
+    if command == "run_classifier":
+        for field in dataclasses.fields(Classification):
+            assert field.name in result.stdout
+    if command is None:
+        assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_an_unknown_command_names_the_known_ones(capsys):
+    assert main(["run_clasifier"]) == 2
+    printed = capsys.readouterr()
+    assert "run_classifier" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_train": False}, "at least one of --do_train"),
+        ({"output_dir": None}, "--output_dir is missing"),
+        ({"use_tpu": True}, "--use_tpu"),
+        ({"train_batch_size": 0}, "--train_batch_size must be at least 1"),
+        ({"learning_rate": 0.0}, "--learning_rate"),
+        ({"warmup_proportion": 1.5}, "--warmup_proportion"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_settings_are_checked(changes, message):
+    with pytest.raises(InputError, match=message):
+        Classification(**{"do_train": True, "output_dir": "x", **changes})
