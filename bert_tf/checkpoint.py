@@ -361,11 +361,23 @@ class ResumePoints(tf.train.CheckpointManager):
             step_counter=optimizer.iterations.value,
             checkpoint_interval=interval,
         )
+        self._updates = optimizer.iterations.value
 
-    def save(self, *args: Any, **kwargs: Any) -> str | None:
-        """As the base class; what cannot be written leaves the earlier ones as they were."""
+    def save(
+        self, checkpoint_number: Any = None, check_interval: bool = True, options: Any = None
+    ) -> str | None:
+        """As the base class, but at the multiples of the interval and never twice at one step.
+
+        The base class saves where ``interval`` updates or more have passed since it last did, which
+        depends on when it is asked. What cannot be written leaves the earlier ones as they were.
+        """
+        done = int(self._updates.numpy())
+        if check_interval and done % self.checkpoint_interval:
+            return None
+        if (self.latest_checkpoint or "").endswith(f"-{done}"):
+            return None
         try:
-            return super().save(*args, **kwargs)
+            return super().save(done, check_interval=False, options=options)
         except (OSError, tf.errors.OpError) as error:
             for leftover in pathlib.Path(self.directory).glob("*_temp"):
                 shutil.rmtree(leftover, ignore_errors=True)

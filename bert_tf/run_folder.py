@@ -40,6 +40,8 @@ RUN_FILES = (
     "events.out.tfevents.*",
     "seed_*",
 )
+# What a run that was cut off can go on from; without any of it, nothing of the run is kept.
+PROGRESS = ("resume/checkpoint", f"{CHECKPOINT}.index", "seed_*")
 
 
 @contextlib.contextmanager
@@ -70,8 +72,10 @@ def claim(
     folder = pathlib.Path(path)
 
     def check() -> None:
-        if not overwrite and folder.is_dir():
-            _refuse_other_runs(folder, configuration, results, unimportant)
+        if folder.is_dir():
+            _refuse_other_files(folder)
+            if not overwrite:
+                _refuse_other_runs(folder, configuration, results, unimportant)
 
     created = not folder.exists()
     check()  # before the lock, so that a folder which is refused does not even get that
@@ -83,10 +87,12 @@ def claim(
         try:
             yield folder
         except (InputError, KeyboardInterrupt):
-            if not (folder / "resume" / "checkpoint").exists():
-                _remove_run(folder)  # nothing has been computed that a resumed run could use
+            if not any(next(folder.glob(pattern), None) for pattern in PROGRESS):
+                _remove_run(folder)
                 if created:
-                    shutil.rmtree(folder)
+                    (folder / LOCK).unlink()
+                    with contextlib.suppress(OSError):  # not empty: not all of it was the run's
+                        folder.rmdir()
             raise
 
 
@@ -190,6 +196,16 @@ def _owner(file: IO[str]) -> str:
     return f" (number {process})" if process else ""
 
 
+def _refuse_other_files(folder: pathlib.Path) -> None:
+    """With --overwrite too: what a released checkpoint's folder holds has the names of a run's."""
+    others = sorted(item.name for item in folder.iterdir() if item.name != LOCK)
+    if others and not (folder / RUN_CONFIG).exists():
+        raise InputError(
+            f"--output_dir {folder}: not empty, and no run of bert-tf (it holds "
+            f"{', '.join(others[:4])}{', …' if len(others) > 4 else ''}); give an empty folder"
+        )
+
+
 def _refuse_other_runs(
     folder: pathlib.Path,
     configuration: Mapping[str, Any],
@@ -197,12 +213,6 @@ def _refuse_other_runs(
     unimportant: frozenset[str],
 ) -> None:
     if not (folder / RUN_CONFIG).exists():
-        others = sorted(item.name for item in folder.iterdir() if item.name != LOCK)
-        if others:
-            raise InputError(
-                f"--output_dir {folder}: not empty, and no run of bert-tf (it holds "
-                f"{', '.join(others[:4])}{', …' if len(others) > 4 else ''}); give an empty folder"
-            )
         return
     stored = read_run_config(folder / RUN_CONFIG)
     different = [

@@ -16,6 +16,7 @@ from bert_tf.checkpoint import (
     Checkpoint,
     CheckpointError,
     LoadReport,
+    ResumePoints,
     load_checkpoint,
     save_checkpoint,
     variables_by_name,
@@ -77,6 +78,9 @@ def test_load_save_load_is_bit_equal_with_the_optimizer(original_tiny, tmp_path)
     assert set(report.loaded) == set(original)
     assert report.missing == report.unused == report.misshapen == ()
     assert int(optimizer.iterations) == 300
+    for slots, slot in ((optimizer.adam_m, "adam_m"), (optimizer.adam_v, "adam_v")):
+        for variable, value in zip(model.trainable_variables, slots, strict=True):
+            np.testing.assert_array_equal(value, original[f"{variable.path}/{slot}"])
     save_checkpoint(model, tmp_path / "model.ckpt", optimizer=optimizer)
     assert_equal_contents(contents(tmp_path / "model.ckpt"), original)
 
@@ -293,7 +297,7 @@ def test_a_configuration_of_another_size_is_named_by_its_key(tiny_config, saved,
     assert f"{key} is {value} there, but {there} in the checkpoint" in str(error)
     assert str(path) in str(error)
     assert str(error).count(" is ") == 1
-    with pytest.raises(CheckpointError, match="^some.json does not belong"):
+    with pytest.raises(CheckpointError, match=r"^some\.json does not belong"):
         Checkpoint(path).check_config(config, "some.json")
     Checkpoint(path).check_config(tiny_config)
 
@@ -408,28 +412,75 @@ def test_a_folder_that_cannot_be_is_named(tiny_config, tmp_path):
     assert list(names_and_bytes(tmp_path)) == ["file"]
 
 
+def test_resume_points_are_the_last_two_multiples_of_their_interval(tiny_config, tmp_path):
+    model, optimizer = BertModel(tiny_config), create_optimizer(0.1, 10, 0)
+    optimizer.build(model.trainable_variables)
+    points = ResumePoints(model, optimizer, tmp_path, 3)
+
+    def saved_at(step, **arguments):
+        optimizer.iterations.assign(step)
+        return points.save(checkpoint_number=step, **arguments) is not None
+
+    assert [step for step in range(1, 9) if saved_at(step)] == [3, 6]
+    assert saved_at(8, check_interval=False)
+    assert not saved_at(8, check_interval=False)
+    assert sorted(p.name for p in tmp_path.glob("*.index")) == ["ckpt-6.index", "ckpt-8.index"]
+    table = model.embeddings.word_embeddings.numpy()
+    model.embeddings.word_embeddings.assign(table * 0)
+    optimizer.iterations.assign(0)
+    points.restore_or_initialize()
+    np.testing.assert_array_equal(model.embeddings.word_embeddings, table)
+    assert int(optimizer.iterations) == 8
+
+
 FULL_DISK = """
 import resource, sys
+import keras
 import numpy as np
-from bert_tf.checkpoint import write_tensors
+from bert_tf.checkpoint import ResumePoints, write_tensors
 from bert_tf.errors import InputError
-for limit in (100_000, 0):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try:
-        write_tensors({"bert/a": np.arange(50_000.0), "bert/b": np.zeros(7)}, sys.argv[1])
-    except InputError as error:
-        print(f"refused: {error}")
+from bert_tf.optimization import create_optimizer
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+model = keras.Sequential([keras.Input([300]), keras.layers.Dense(300)])
+optimizer = create_optimizer(0.1, 10, 0)
+optimizer.build(model.trainable_variables)
+points = ResumePoints(model, optimizer, sys.argv[1] + ".resume", 1)
+points.save()
+for size in (100_000, 0):
+    limit(size)
+    optimizer.iterations.assign_add(1)
+    for save in (
+        lambda: write_tensors({"bert/a": np.arange(50_000.0), "bert/b": np.zeros(7)}, sys.argv[1]),
+        points.save,
+    ):
+        try:
+            save()
+        except InputError as error:
+            print(f"refused: {error}")
+limit(resource.RLIM_INFINITY)
+points.restore_or_initialize()
+print(len(points.checkpoints), "left")
 """
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+def test_a_full_disk_leaves_what_was_there(tmp_path):
     path = tmp_path / "model.ckpt"
     write_tensors({"bert/a": np.arange(3.0)}, path)
     before = names_and_bytes(tmp_path)
     command = [sys.executable, "-c", FULL_DISK, path]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output.count(f"refused: {path}: cannot write the checkpoint: ") == 2, output
-    assert names_and_bytes(tmp_path) == before
+    assert output.count(f"refused: {path}.resume: cannot write what the run could be") == 2, output
+    assert output.endswith("1 left\n")
+    resume = names_and_bytes(tmp_path / "model.ckpt.resume")
+    assert sorted(resume) == ["checkpoint", "ckpt-0.data-00000-of-00001", "ckpt-0.index"]
+    assert not list(tmp_path.rglob("*temp*"))
+    after = names_and_bytes(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + len(resume)
 
 
 def test_saved_tensors_are_float32_under_mixed_precision(tiny_config, tmp_path):

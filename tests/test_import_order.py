@@ -24,6 +24,7 @@ ORDER = (
     "text_tables",
     "tfrecord",
     "input_pipeline",
+    "functional",
     "modeling",
     "heads",
     "crf",

@@ -81,6 +81,15 @@ def test_whole_epochs_are_whole():
     assert (windows[:SORT_WINDOW] != windows[SORT_WINDOW:]).any()
 
 
+def test_every_epoch_is_shuffled_anew():
+    # Equal lengths leave the shuffled order as it is inside a window, which is one epoch here.
+    plan = training_plan(np.full(SORT_WINDOW * 5, 9), 5, SORT_WINDOW * 3, seed=1)
+    batches_of = [
+        {frozenset(batch) for batch in epoch} for epoch in plan.reshape(3, SORT_WINDOW, 5).tolist()
+    ]
+    assert len(set.union(*batches_of)) == 3 * SORT_WINDOW
+
+
 def test_a_training_plan_is_a_function_of_its_seed():
     lengths = lengths_of(50)
     plan = training_plan(lengths, 7, 100, seed=5)

@@ -223,6 +223,7 @@ def test_empty_batch(nasty_vocab: pathlib.Path) -> None:
 OFFSET_PIECES = [
     *["[UNK]", "cafe", "cafes", "ab", "##cd", "i", "##stanbul", "=", "σο", "##σ", "##ς", ",", "中"],
     *["\u1112", "##\u1161", "##\u11ab", "hell", "##o", "x", "##\U0001d16d", "##\U0001d165"],
+    "\U0001d165\U0001d16d",
 ]
 
 
@@ -252,6 +253,7 @@ OFFSET_PIECES = [
         ),
         # Class 226 before class 216: decomposition puts them the other way round.
         ("x\U0001d16d\U0001d165", [("x", 0, 1), ("##\U0001d165", 2, 3), ("##\U0001d16d", 1, 2)]),
+        ("\U0001d16d\U0001d165", [("\U0001d165\U0001d16d", 0, 2)]),
         ("", []),
         (" \0\t", []),
     ],

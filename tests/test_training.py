@@ -14,10 +14,10 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.checkpoint import load_checkpoint, variables_by_name
+from bert_tf.functional import dropout
 from bert_tf.heads import BertClassifier, BertPretrainer
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
 from bert_tf.losses import LossTerm, masked_lm_loss, single_label_loss
-from bert_tf.functional import dropout
 from bert_tf.optimization import create_optimizer
 from bert_tf.packing import PackedTexts, RaggedIds
 from bert_tf.training import Evaluator, TrainLog, TrainStep, dropout_seed, train
@@ -287,6 +287,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(tiny_config, tmp_path):
     with pytest.raises(tf.errors.OutOfRangeError):
         train_tiny(tiny_config, cut, initial, available=7)
     assert [line["step"] for line in read_log(cut)] == [2, 4, 6]
+    assert [path.name for path in (cut / "resume").glob("*.index")] == ["ckpt-4.index"]
     # Another initialisation: what the run needs is all in its folder.
     final, other = train_tiny(tiny_config, cut)
     assert any((a != b).any() for a, b in zip(other, initial, strict=True))

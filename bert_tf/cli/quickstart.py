@@ -60,8 +60,8 @@ def run(arguments: Sequence[str]) -> None:
             do_eval=True,
             max_seq_length=64,
             train_batch_size=16,
-            learning_rate=2e-4,
-            num_train_epochs=8.0,
+            learning_rate=1e-4,
+            num_train_epochs=10.0,
             output_dir=settings.output_dir,
             overwrite=True,
         )

@@ -69,7 +69,7 @@ def run_peer(options: argparse.Namespace, output: pathlib.Path, *, by_length: bo
     command += [f"--data_dir={options.data_dir}", f"--num_train_epochs={options.num_train_epochs}"]
     command += [f"--peer_folder={options.peer_folder}", f"--output_dir={output}"]
     command += ["--by_length"] * by_length
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return float(run.stdout.strip().splitlines()[-1])
 

@@ -28,13 +28,20 @@ def last_lines_in_turns(
 ) -> dict[str, list[str]]:
     """Runs ``script --contender NAME`` for every contender, ``rounds`` times in turn.
 
-    Taking turns lets a slow spell of the machine fall on all of them.
+    Taking turns lets a slow spell of the machine fall on all of them; other processes do not:
+    libraries whose threads wait for each other in a loop lose far more by them.
 
     Returns:
         contender -> the last line that it prints in each round.
     """
     lines: dict[str, list[str]] = {name: [] for name in contenders}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(
+            f"warning: the load is {load:.1f} on {cores} cores; wait until it is near 0",
+            file=sys.stderr,
+        )
     for number in range(rounds):
         for name in contenders:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
