@@ -12,7 +12,7 @@ import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, listed
 from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay
 
@@ -75,7 +75,7 @@ class LoadReport:
             ("in the file but not in the model", others),
         ):
             if names:
-                lines.append(f"  {len(names)} {what}: {_listed(names)}")
+                lines.append(f"  {len(names)} {what}: {listed(names)}")
         if slots:
             lines.append(f"  {len(slots)} of the optimizer's variables in the file not used")
         return "\n".join(lines)
@@ -132,13 +132,13 @@ class Checkpoint:
         if not found:
             raise CheckpointError(
                 f"{self.path}: not a checkpoint of BERT: none of its {len(self.shapes)} tensors "
-                f"is called bert{WORD_EMBEDDINGS}; it has {_listed(list(self.shapes))}"
+                f"is called bert{WORD_EMBEDDINGS}; it has {listed(list(self.shapes))}"
             )
         if "bert" in found:
             return "", "bert"
         if len(found) > 1:
             raise CheckpointError(
-                f"{self.path}: holds several encoders, {_listed(found)}, and none is called 'bert'"
+                f"{self.path}: holds several encoders, {listed(found)}, and none is called 'bert'"
             )
         prefix, slash, scope = found[0].rpartition("/")
         return prefix + slash, scope
@@ -412,7 +412,7 @@ def _find_prefix(path: Path) -> str:
             for name in (tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else [])
             if name.endswith(".index")
         )
-        hint = f"; that folder has {_listed(there)}" if there else ""
+        hint = f"; that folder has {listed(there)}" if there else ""
         raise CheckpointError(
             f"{prefix}: no checkpoint: there is no file {prefix}.index{hint}. Give the path up to "
             "and with .ckpt, as in uncased_L-12_H-768_A-12/bert_model.ckpt"
@@ -437,12 +437,6 @@ def _pattern(name: str) -> str:
 
 def _is_training_state(name: str) -> bool:
     return name == "global_step" or name.rpartition("/")[2] in SLOTS
-
-
-def _listed(names: Iterable[str], most: int = 6) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _shape(shape: tuple[int, ...]) -> str:

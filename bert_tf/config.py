@@ -37,7 +37,7 @@ class BertConfig:
                 raise InputError(f"{field.name} must be at least 1, but is {value}")
             if field.name.endswith("dropout_prob") and not 0.0 <= value < 1.0:
                 raise InputError(f"{field.name} must lie in [0, 1), but is {value}")
-        if self.initializer_range <= 0.0:
+        if not self.initializer_range > 0.0:  # false for NaN too
             raise InputError(f"initializer_range must be positive, but is {self.initializer_range}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(

@@ -1,4 +1,7 @@
-"""Takes nothing, returns the one exception type that a user's mistake raises; next: config."""
+"""Takes a user's mistake, returns the exception that says it, and words for it; next: config."""
+
+import difflib
+from collections.abc import Collection, Iterable
 
 
 class InputError(ValueError):
@@ -8,3 +11,16 @@ class InputError(ValueError):
     came, and what to do. The command line prints it without a traceback and exits with 2; any
     other exception is a defect of this project and keeps its traceback.
     """
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Names for a message, the first few of many: ``a, b and 7 more``."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def did_you_mean(given: object, known: Collection[str]) -> str:
+    """The end of a sentence about an unknown name: the known one that is nearest, or a stop."""
+    nearest = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else "."

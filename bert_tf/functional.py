@@ -90,7 +90,7 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, site: int) -> tf.
     Returns:
         Same shape and dtype as ``x``.
     """
-    dropped = round(rate * 65536)  # of the 65536 values of 16 bits
+    dropped = min(round(rate * 65536), 65535)  # of the 65536 values of 16 bits
     if seed is None or dropped == 0:
         return x
     seed = tf.random.experimental.stateless_fold_in(seed, site)

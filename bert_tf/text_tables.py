@@ -13,13 +13,12 @@ A line with nothing in it is no row.
 
 import csv
 import dataclasses
-import difflib
 import json
 import logging
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, did_you_mean
 
 Column = str | int
 
@@ -145,12 +144,6 @@ def read_lines(path: str | pathlib.Path) -> Iterator[tuple[int, str]]:
     path = pathlib.Path(path)
     for line, text in _raw_lines(path):
         yield line, text.removesuffix("\n").removesuffix("\r")
-
-
-def did_you_mean(given: object, known: Collection[str]) -> str:
-    """The end of a sentence about an unknown name: the known one that is nearest, or a stop."""
-    nearest = difflib.get_close_matches(str(given), list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else "."
 
 
 def _raw_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:

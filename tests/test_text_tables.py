@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bert_tf.errors import InputError
-from bert_tf.text_tables import did_you_mean, read_lines, read_table
+from bert_tf.text_tables import read_lines, read_table
 
 
 def write(folder: pathlib.Path, name: str, data: bytes | str) -> pathlib.Path:
@@ -228,8 +228,3 @@ def test_text_has_to_be_a_string(tmp_path, value):
 def test_read_lines(tmp_path):
     path = write(tmp_path, "labels.txt", "\ufeffa b\r\n\nc\u2028d")
     assert list(read_lines(path)) == [(1, "a b"), (2, ""), (3, "c\u2028d")]
-
-
-def test_did_you_mean():
-    assert did_you_mean("lable", ["text", "label"]) == "; did you mean 'label'?"
-    assert did_you_mean("xyz", ["text", "label"]) == "."

@@ -23,12 +23,13 @@ prepare_environment() {
   wanted="$(cat setup.cfg constraints.txt | cksum) $repository"
   python=$repository/.venv/bin/python
   if [ -x "$python" ] && [ "$(sed -n 1p "$stamp" 2>/dev/null)" = "$wanted" ]; then
-    local extra missing=
+    local extra installed missing=
+    installed=$(sed -n 2p "$stamp")
     for extra in ${extras//,/ }; do
-      sed -n 2p "$stamp" | grep -qw "$extra" || missing=yes
+      grep -qw "$extra" <<< "$installed" || missing=yes
     done
     [ -z "$missing" ] && return
-    extras=$extras,$(sed -n 2p "$stamp")
+    extras=$extras${installed:+,$installed}
   else
     local base
     base=$(find_python)

@@ -10,13 +10,13 @@ import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from bert_tf.checkpoint import write_tensors
 from bert_tf.config import BertConfig, lower_case_of
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, listed
 from bert_tf.interop.huggingface_folder import ModelConfig, Tensors, Tokenizer, read_tokenizer
 from bert_tf.interop.huggingface_names import HEADS, PARTS, TIED, Weight, expand
 from bert_tf.run_folder import BERT_CONFIG, CHECKPOINT, LABELS, VOCAB, write_text
@@ -80,7 +80,7 @@ class Conversion:
             ("keys of config.json not carried over", self.unused_keys),
         ):
             if names:
-                lines.append(f"  {len(names)} {what}: {_listed(names)}")
+                lines.append(f"  {len(names)} {what}: {listed(names)}")
         return "\n".join(lines)
 
 
@@ -173,7 +173,7 @@ def _check_tensors(
     wrong = []
     missing = [weight.theirs for weight in weights if weight.theirs not in tensors]
     if missing:
-        wrong.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
+        wrong.append(f"{len(missing)} tensors are missing: {listed(missing)}")
     for weight in weights:
         shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in weight.shape)
         if weight.transposed:
@@ -243,9 +243,3 @@ def _whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
         raise InputError(f"{target}: cannot write it: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _listed(names: Iterable[str], most: int = 6) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

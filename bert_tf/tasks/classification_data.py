@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from bert_tf.errors import InputError
-from bert_tf.text_tables import Column, Row, did_you_mean, read_lines, read_table
+from bert_tf.errors import InputError, did_you_mean
+from bert_tf.text_tables import Column, Row, read_lines, read_table
 
 TaskType = Literal["single_label", "multi_label", "regression"]
 
