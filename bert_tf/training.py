@@ -113,6 +113,21 @@ class Trainer(orbit.StandardTrainer):
         self._step = step
         self._last = {name: tf.Variable(0.0, trainable=False) for name in names}
 
+    def create_train_loop_fn(self) -> Callable[[Any, tf.Tensor], None]:
+        """Some steps as one graph, so that the host looks in once per loop.
+
+        Written out, because Orbit's own leaves it to AutoGraph, which fails on Python 3.13.
+        """
+
+        def loop(iterator: Any, num_steps: tf.Tensor) -> None:
+            def body(done: tf.Tensor) -> tf.Tensor:
+                self.train_step(iterator)
+                return done + 1
+
+            tf.while_loop(lambda done: done < num_steps, body, [tf.constant(0)])
+
+        return tf.function(loop, autograph=False)
+
     def train_step(self, iterator: Any) -> None:
         """One step in cross-replica context."""
         strategy = tf.distribute.get_strategy()
@@ -276,7 +291,7 @@ class Evaluator:
             outputs = model(inputs, training=False)
             return outputs, loss(outputs, batch) if loss is not None else {}
 
-        self._forward = tf.function(forward, reduce_retracing=True)
+        self._forward = tf.function(forward, autograph=False, reduce_retracing=True)
 
     def __call__(
         self, dataset: tf.data.Dataset, num_batches: int, description: str | None = None

@@ -166,10 +166,9 @@ def test_batches_inside_a_graph_equal_those_outside(features):
 
     @tf.function
     def total():
-        result = tf.constant(0)
-        for batch in batches(features, plan):
-            result += tf.reduce_sum(batch["input_ids"] * batch["segment_ids"])
-        return result
+        return batches(features, plan).reduce(
+            0, lambda sum, batch: sum + tf.reduce_sum(batch["input_ids"] * batch["segment_ids"])
+        )
 
     expected = [naive(features, rows) for rows in plan]
     assert int(total()) == sum((b["input_ids"] * b["segment_ids"]).sum() for b in expected)
