@@ -43,7 +43,8 @@ class LoadReport:
         prefix: what stands before the model's names in the file, such as ``module/``; empty in
             checkpoints of the original.
         scope: what the scope ``bert`` is called in the file, such as ``bert_1``.
-        loaded: names of the variables that now hold the file's values.
+        loaded: names of the variables that fit, and, unless the load was refused, now hold the
+            file's values.
         missing: variables that the file does not have; they keep their values.
         unused: tensors of the file that nothing asked for.
         misshapen: (name, shape in the model, shape in the file).
@@ -58,7 +59,11 @@ class LoadReport:
     misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {len(self.loaded)} variables loaded"]
+        return self.describe("loaded")
+
+    def describe(self, verb: str) -> str:
+        """All of it in words; ``verb`` says what became of the variables that fit."""
+        lines = [f"{self.path}: {len(self.loaded)} variables {verb}"]
         if self.prefix or self.scope != "bert":
             lines.append(f"  names in the file begin with {self.prefix + self.scope!r}, not 'bert'")
         slots = [name for name in self.unused if _is_training_state(name)]
@@ -168,12 +173,18 @@ class Checkpoint:
                 f"damaged ({_first_line(error)}). Copy or download it again"
             ) from error
 
-    def check_config(self, config: BertConfig, source: str = "the configuration") -> None:
+    def check_config(
+        self,
+        config: BertConfig,
+        source: str = "the configuration",
+        report: LoadReport | None = None,
+    ) -> None:
         """Compares a configuration with the file's shapes, before anything is built.
 
         Args:
             config: what the model is to be built from.
             source: what to call it in the message, usually its file.
+            report: what the error carries and its message ends with.
 
         Raises:
             CheckpointError: naming each key that does not fit.
@@ -203,6 +214,8 @@ class Checkpoint:
         if wrong:
             raise CheckpointError(
                 f"{source} does not belong to the checkpoint {self.path}: {'; '.join(wrong)}"
+                + (f"\n{report.describe('fit')}" if report else ""),
+                report,
             )
 
 
@@ -212,6 +225,9 @@ def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:
     The encoder's scope is ``bert`` whatever the BertModel is called. Any other weight that carries
     the model's own name in its path, such as a classifier's ``output_weights``, loses it: the
     original has no such scope.
+
+    Raises:
+        InputError: if two variables would have the same name.
     """
     encoders = [layer for layer in (model, *model.layers) if isinstance(layer, BertModel)]
     scopes = {id(weight): layer.name for layer in encoders for weight in layer.weights}
@@ -221,6 +237,10 @@ def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:
             name = "bert/" + variable.path.partition(f"{scopes[id(variable)]}/")[2]
         else:
             name = variable.path.removeprefix(f"{model.name}/")
+        if name in named:
+            raise InputError(
+                f"{model.name}: has two variables for {name}; load or save one encoder at a time"
+            )
         named[name] = variable
     return named
 
@@ -249,9 +269,6 @@ def load_checkpoint(
             the file cannot be read. The model is left as it was.
     """
     checkpoint = Checkpoint(path)
-    config = getattr(model, "config", None)
-    if isinstance(config, BertConfig):
-        checkpoint.check_config(config, "the model's configuration")
     wanted = variables_by_name(model)
     if optimizer is not None:
         wanted |= _optimizer_variables(model, optimizer)
@@ -282,6 +299,9 @@ def load_checkpoint(
         for name in missing
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)
     ]
+    config = getattr(model, "config", None)
+    if isinstance(config, BertConfig):  # says best what is wrong, and sees layers left over
+        checkpoint.check_config(config, "the model's configuration", report)
     if forbidden or misshapen:
         raise CheckpointError(_refusal(report, forbidden), report)
     for name, value in zip(loaded, checkpoint.read(list(loaded.values())), strict=True):
@@ -428,7 +448,7 @@ def _refusal(report: LoadReport, forbidden: list[str]) -> str:
             "The checkpoint has no such head: train one, or say which variables may start anew "
             f"with allow_missing={sorted({_pattern(name) for name in heads})}"
         )
-    return f"the checkpoint does not fit the model. {advice}\n{report}"
+    return f"the checkpoint does not fit the model. {advice}\n{report.describe('fit')}"
 
 
 def _pattern(name: str) -> str:

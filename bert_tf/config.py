@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from typing import Any
@@ -33,6 +34,12 @@ class BertConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.type is float and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, field.name, value)
+            if type(value) is not field.type:
+                wanted = getattr(field.type, "__name__", field.type)
+                raise InputError(f"{field.name} must be of type {wanted}, but is {value!r}")
             if field.type is int and value < 1:
                 raise InputError(f"{field.name} must be at least 1, but is {value}")
             if field.name.endswith("dropout_prob") and not 0.0 <= value < 1.0:
@@ -65,7 +72,7 @@ class BertConfig:
                 f"{source}: this is a Hugging Face configuration; convert the folder first with "
                 "bert-tf convert_checkpoint --from FOLDER --to FOLDER"
             )
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = [field.name for field in dataclasses.fields(cls)]
         known = {key: value for key, value in values.items() if not key.startswith(UNUSED_KEYS)}
         unknown = sorted(set(known) - set(fields))
         if unknown:
@@ -74,14 +81,6 @@ class BertConfig:
             )
         if "vocab_size" not in known:
             raise InputError(f"{source}: the key 'vocab_size' is missing")
-        for key, value in known.items():
-            wanted = type(fields[key].default) if key != "vocab_size" else int
-            if wanted is float and type(value) is int:
-                known[key] = float(value)
-            elif type(value) is not wanted:
-                raise InputError(
-                    f"{source}: {key} must be of type {wanted.__name__}, but is {value!r}"
-                )
         try:
             return cls(**known)
         except InputError as error:
@@ -120,7 +119,8 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
         default: the value when the flag is not given.
         help: what ``--help`` says.
         metadata: ``choices``, the allowed values; ``flag``, the flag's name if it is another;
-            ``unimportant=True`` for what does not change the weights that a run computes.
+            ``unimportant=True`` for what does not change the weights that a run computes;
+            ``stored=False`` for what ``run_config.yaml`` does not repeat.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
@@ -175,7 +175,10 @@ class FineTuning(ModelFiles):
         1000, "How often the run can be resumed from.", unimportant=True
     )
     overwrite: bool = setting(
-        False, "Whether to replace another run in output_dir.", unimportant=True
+        False,
+        "Whether to replace another run in output_dir, or its results.",
+        unimportant=True,
+        stored=False,
     )
     iterations_per_loop: int = setting(
         1000, "Steps between two looks of the host, on TPU only.", unimportant=True
@@ -190,7 +193,7 @@ class FineTuning(ModelFiles):
     def __post_init__(self) -> None:
         if not (self.do_train or self.do_eval or self.do_predict):
             raise InputError("give at least one of --do_train, --do_eval and --do_predict")
-        if self.output_dir is None:
+        if not self.output_dir:
             raise InputError("--output_dir is missing: give a folder for the run's files")
         if self.use_tpu:
             raise InputError("--use_tpu: this version does not train on TPUs yet")
@@ -204,10 +207,12 @@ class FineTuning(ModelFiles):
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} must be at least 1, but is {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.num_train_epochs <= 0:
+        for name in ("learning_rate", "num_train_epochs"):
+            if not 0.0 < getattr(self, name) < math.inf:  # NaN is neither
+                raise InputError(f"--{name} must be positive, but is {getattr(self, name)}")
+        if not 0.0 <= self.weight_decay_rate < math.inf:
             raise InputError(
-                "--learning_rate and --num_train_epochs must be positive, but are "
-                f"{self.learning_rate} and {self.num_train_epochs}"
+                f"--weight_decay_rate must not be negative, but is {self.weight_decay_rate}"
             )
         if not 0.0 <= self.warmup_proportion <= 1.0:
             raise InputError(
@@ -258,6 +263,15 @@ def unimportant_settings(configuration: type) -> frozenset[str]:
         for field in dataclasses.fields(configuration)
         if field.metadata.get("unimportant")
     )
+
+
+def stored_settings(configuration: Any) -> dict[str, Any]:
+    """What ``run_config.yaml`` holds of a run's configuration."""
+    return {
+        field.name: getattr(configuration, field.name)
+        for field in dataclasses.fields(configuration)
+        if field.metadata.get("stored", True)
+    }
 
 
 def lower_case_of(name: str) -> bool | None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
 from bert_tf.functional import ACTIVATIONS, dropout
+from bert_tf.model_inputs import read_positions
 from bert_tf.modeling import (
     BertModel,
     LayerNorm,
@@ -65,7 +66,7 @@ class MaskedLM(keras.layers.Layer):
         masked = tf.gather(sequence_output, positions, batch_dims=1)  # [B, P, H]
         x = self.transform(tf.reshape(masked, [-1, self.config.hidden_size]))  # [B * P, H]
         logits = tf.matmul(x, tf.cast(table, x.dtype), transpose_b=True)  # [B * P, V]
-        logits = tf.cast(logits, tf.float32) + self.output_bias.value
+        logits = tf.cast(logits, tf.float32) + tf.cast(self.output_bias.value, tf.float32)
         shape = tf.concat([tf.shape(positions), [self.config.vocab_size]], axis=0)
         return tf.reshape(logits, shape)  # [B, P, V]
 
@@ -105,7 +106,8 @@ def create_linear(
 
 def linear(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """Float [B, H], float32 [outputs, H] and [outputs] -> float32 [B, outputs]."""
-    return tf.matmul(tf.cast(x, tf.float32), weights, transpose_b=True) + bias
+    x, weights, bias = (tf.cast(value, tf.float32) for value in (x, weights, bias))
+    return tf.matmul(x, weights, transpose_b=True) + bias
 
 
 class PretrainingHeads(keras.layers.Layer):
@@ -170,7 +172,8 @@ class BertPretrainer(keras.Model):
         seed = next_dropout_seed(self, training, dropout_seed)
         encoded = self.bert(inputs, training=training, dropout_seed=seed)
         table = self.bert.embeddings.word_embeddings.value
-        return encoded | self.cls(encoded, inputs["masked_lm_positions"], table)
+        positions = read_positions(inputs, encoded["sequence_output"].shape[1])
+        return encoded | self.cls(encoded, positions, table)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras saves them."""

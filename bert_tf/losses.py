@@ -49,14 +49,17 @@ def single_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
 
 
 def multi_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
-    """Binary cross-entropy of each label, mean over labels, then over examples.
+    """Negative log-likelihood of independent labels: binary cross-entropy, summed over labels.
+
+    A mean over labels would divide the gradients by L, which takes them down to the size of Adam's
+    epsilon for tens of labels, and the model then hardly learns.
 
     Args:
         logits: float32 [B, L].
         labels: float32 [B, L], 0 or 1.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return _mean(tf.reduce_mean(entropy, axis=-1))
+    return _mean(tf.reduce_sum(entropy, axis=-1))
 
 
 def regression_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:

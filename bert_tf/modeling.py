@@ -16,8 +16,8 @@ import keras
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
-from bert_tf.errors import InputError
 from bert_tf.functional import ACTIVATIONS, dropout, layer_norm
+from bert_tf.model_inputs import read_inputs
 
 # Added to the attention scores of padding; the original's finite value, which float16 can hold.
 MASKED_SCORE = -10000.0
@@ -60,7 +60,8 @@ class LayerNorm(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Float [T, H] -> [T, H] of the same dtype."""
-        y = layer_norm(tf.cast(x, tf.float32), self.gamma.value, self.beta.value)
+        gamma, beta = (tf.cast(v.value, tf.float32) for v in (self.gamma, self.beta))
+        y = layer_norm(tf.cast(x, tf.float32), gamma, beta)
         return tf.cast(y, x.dtype)
 
 
@@ -96,7 +97,11 @@ class Embeddings(keras.layers.Layer):
         words = tf.gather(self.word_embeddings.value, input_ids)  # [B, S, H]
         # One-hot times a table of two rows: cheaper forward and backward than a gather.
         types = tf.matmul(
-            tf.one_hot(tf.reshape(segment_ids, [-1]), self.config.type_vocab_size),
+            tf.one_hot(
+                tf.reshape(segment_ids, [-1]),
+                self.config.type_vocab_size,
+                dtype=self.token_type_embeddings.dtype,
+            ),
             self.token_type_embeddings.value,
         )  # [T, H]
         positions = self.position_embeddings.value[:seq_length]  # [S, H]
@@ -320,12 +325,7 @@ class BertModel(keras.Model):
             ``sequence_output`` [B, S, H] (the last of them) and ``pooled_output`` [B, H], all of
             the compute dtype.
         """
-        input_ids = tf.convert_to_tensor(inputs["input_ids"])
-        input_mask = inputs.get("input_mask")
-        input_mask = tf.ones_like(input_ids) if input_mask is None else input_mask
-        segment_ids = inputs.get("segment_ids")
-        segment_ids = tf.zeros_like(input_ids) if segment_ids is None else segment_ids
-        self._check(input_ids, segment_ids)
+        input_ids, input_mask, segment_ids = read_inputs(inputs, self.config)
         seed = next_dropout_seed(self, training, dropout_seed)
 
         x = self.embeddings(input_ids, segment_ids, seed)
@@ -345,29 +345,6 @@ class BertModel(keras.Model):
             "sequence_output": encoder_outputs[-1],
             "pooled_output": self.pooler(encoder_outputs[-1]),
         }
-
-    def _check(self, input_ids: tf.Tensor, segment_ids: tf.Tensor) -> None:
-        config = self.config
-        seq_length = input_ids.shape[1]
-        if seq_length is not None and seq_length > config.max_position_embeddings:
-            raise InputError(
-                f"input_ids: a sequence of {seq_length} tokens, but the configuration has "
-                f"max_position_embeddings {config.max_position_embeddings}; cut the input"
-            )
-        if not tf.executing_eagerly():
-            return  # inside a graph the gather checks ids on CPU; data pipelines check before
-        for name, ids, rows, key in (
-            ("input_ids", input_ids, config.vocab_size, "vocab_size"),
-            ("segment_ids", segment_ids, config.type_vocab_size, "type_vocab_size"),
-        ):
-            outside = tf.where((ids < 0) | (ids >= rows))
-            if len(outside):
-                row, column = (int(i) for i in outside[0])
-                raise InputError(
-                    f"{name}[{row}, {column}] is {int(ids[row, column])}, but the configuration "
-                    f"has {key} {rows}: ids go from 0 to {rows - 1}. Do the vocabulary and the "
-                    "checkpoint belong together?"
-                )
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras saves them."""

@@ -110,9 +110,8 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
     def is_decayed(self, variable: keras.Variable) -> bool:
         """Whether weight decay applies to a variable."""
-        return not any(
-            re.search(pattern, variable.path) for pattern in self.exclude_from_weight_decay
-        )
+        name = getattr(variable, "path", variable.name)  # a tf.Variable has a name only
+        return not any(re.search(pattern, name) for pattern in self.exclude_from_weight_decay)
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, keras.Variable]]) -> tf.Tensor:
         """Updates the variables; those whose gradient is None are left as they are.

@@ -2,13 +2,14 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from bert_tf.errors import InputError
 from bert_tf.tasks import classification
+from bert_tf.tasks.text_classifier import TextClassifier
 
 Text = str | tuple[str, str]
 
@@ -21,7 +22,9 @@ class Predictor:
         batch_size: texts that go through the model at once.
     """
 
-    def __init__(self, classifier: classification.TextClassifier, batch_size: int = 32) -> None:
+    def __init__(self, classifier: TextClassifier, batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, but is {batch_size}")
         self._classifier = classifier
         self.takes_pairs = classification.takes_pairs(classifier)
         self.batch_size = batch_size
@@ -39,7 +42,7 @@ class Predictor:
         """
         return cls(classification.load(pathlib.Path(model_dir)), batch_size)
 
-    def predict(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
+    def predict(self, texts: Iterable[Text]) -> list[dict[str, Any]]:
         """Predicts.
 
         Args:
@@ -83,9 +86,10 @@ class Predictor:
             return {"labels": chosen, **named}
         return named
 
-    def _split(self, texts: Sequence[Text]) -> tuple[list[str], list[str] | None]:
+    def _split(self, texts: Iterable[Text]) -> tuple[list[str], list[str] | None]:
         if isinstance(texts, str):
             raise InputError("predict takes a list of texts, not one text: predict([text])")
+        texts = list(texts)
         for i, text in enumerate(texts):
             is_pair = (
                 isinstance(text, (tuple, list))

@@ -35,7 +35,7 @@ RUN_FILES = (
     f"{CHECKPOINT}.*",
     "resume",
     EVAL_RESULTS,
-    TEST_RESULTS,
+    "test_results*.tsv",
     "train_log.jsonl",
     "events.out.tfevents.*",
     "seed_*",

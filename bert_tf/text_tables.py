@@ -17,6 +17,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterator
+from typing import IO
 
 from bert_tf.errors import InputError, did_you_mean
 
@@ -141,8 +142,13 @@ def read_lines(path: str | pathlib.Path) -> Iterator[tuple[int, str]]:
     Yields:
         The number of each line, from 1, and its text without the line's end.
     """
-    path = pathlib.Path(path)
-    for line, text in _raw_lines(path):
+    for line, text in _raw_lines(pathlib.Path(path)):
+        yield line, text.removesuffix("\n").removesuffix("\r")
+
+
+def lines_of(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """As ``read_lines``, from an open file that messages call ``name``."""
+    for line, text in _decoded(file, name):
         yield line, text.removesuffix("\n").removesuffix("\r")
 
 
@@ -150,27 +156,35 @@ def _raw_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """The numbered lines of a file with their ends."""
     try:
         with path.open("rb") as file:
-            # A binary file is cut at b"\n" only.
-            for line, data in enumerate(file, start=1):
-                marked = line == 1 and data.startswith(_BYTE_ORDER_MARK)
-                start = len(_BYTE_ORDER_MARK) if marked else 0
-                try:
-                    yield line, data[start:].decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"{path}:{line}: byte {start + error.start} of the line (from 0) is "
-                        f"0x{data[start + error.start]:02x}, which is not UTF-8 there. "
-                        "Save the file as UTF-8."
-                    ) from error
+            yield from _decoded(file, str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
+def _decoded(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
+    # A binary file is cut at b"\n" only.
+    for line, data in enumerate(file, start=1):
+        marked = line == 1 and data.startswith(_BYTE_ORDER_MARK)
+        start = len(_BYTE_ORDER_MARK) if marked else 0
+        try:
+            yield line, data[start:].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}:{line}: byte {start + error.start} of the line (from 0) is "
+                f"0x{data[start + error.start]:02x}, which is not UTF-8 there. "
+                "Save the file as UTF-8."
+            ) from error
+
+
 def _plain_records(path: pathlib.Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The records of a file without quoting: one per line, cut at every delimiter."""
+    width = None
     for line, text in read_lines(path):
-        if text:
-            yield line, text.split(delimiter)
+        # A blank line is no row, but where there is only one column, it is an empty text.
+        if text or width == 1:
+            record = text.split(delimiter)
+            width = len(record) if width is None else width
+            yield line, record
 
 
 def _quoted_records(path: pathlib.Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

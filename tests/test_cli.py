@@ -69,9 +69,9 @@ def test_a_wrong_flag_is_an_input_error(argument, message):
 
 def test_config_file_is_overruled_by_flags(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("command: anything\nsize: 11\nrate: 1\nfrom: there\nname: null\n")
+    path.write_text("command: anything\nsize: 11\nrate: 5e-5\nfrom: 7\nname: null\n")
     settings, _ = parse(f"--config={path}", "--size=12")
-    assert settings == Settings(size=12, rate=1.0, source="there")
+    assert settings == Settings(size=12, rate=5e-5, source="7")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,19 @@ class TestCheckpointFlag:
         assert in_cache.vocab_file == "mine.txt"
         assert in_cache.init_checkpoint == str(folder / "cache/uncased_L-2_H-4_A-2/bert_model.ckpt")
         assert in_cache.do_lower_case is True
+
+    def test_a_checkpoint_flag_overrules_the_files_of_a_stored_configuration(self, folder):
+        stored = "\n".join(
+            f"{name}: old/{name}"
+            for name in ("checkpoint", "vocab_file", "bert_config_file", "init_checkpoint")
+        )
+        (folder / "run_config.yaml").write_text(f"{stored}\ndo_lower_case: true\n")
+        alone = self.parse("--config=run_config.yaml")
+        assert alone.vocab_file == "old/vocab_file"  # no need for the released folder any more
+        settings = self.parse("--config=run_config.yaml", "--checkpoint=cased_L-2_H-4_A-2")
+        assert settings.vocab_file == "checkpoints/cased_L-2_H-4_A-2/vocab.txt"
+        assert settings.init_checkpoint == "checkpoints/cased_L-2_H-4_A-2/bert_model.ckpt"
+        assert settings.do_lower_case is False
 
     def test_wrong_casing_and_unknown_name(self, folder):
         with pytest.raises(InputError, match="trained with false"):
@@ -177,6 +190,9 @@ def test_an_unknown_command_names_the_known_ones(capsys):
         ({"use_tpu": True}, "--use_tpu"),
         ({"train_batch_size": 0}, "--train_batch_size must be at least 1"),
         ({"learning_rate": 0.0}, "--learning_rate"),
+        ({"learning_rate": float("nan")}, "--learning_rate"),
+        ({"num_train_epochs": float("inf")}, "--num_train_epochs"),
+        ({"weight_decay_rate": -1.0}, "--weight_decay_rate"),
         ({"warmup_proportion": 1.5}, "--warmup_proportion"),
         ({"seed": -1}, "--seed"),
     ],

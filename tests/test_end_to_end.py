@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,7 +135,8 @@ def test_predict_agrees_with_test_results_and_with_predictor(trained, data_dir, 
     texts = [line.split("\t")[0] for line in lines]
     expected = np.loadtxt(folder / "test_results.tsv", delimiter="\t")
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{text}\n" for text in texts)))
+    lines = "".join(f"{text}\n" for text in texts)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     from_stdin = run("predict", f"--model_dir={folder}", "--batch_size=4")
     printed = [json.loads(line) for line in from_stdin.splitlines()]
     assert [entry["text"] for entry in printed] == texts
@@ -153,17 +155,37 @@ def test_predict_agrees_with_test_results_and_with_predictor(trained, data_dir, 
         assert b == c
 
 
-def test_evaluating_again_gives_the_same_results(trained, data_dir):
+def test_evaluating_again_gives_the_same_results(trained, data_dir, tmp_path, capsys):
     folder, printed = trained
-    before = weights(folder)
-    again = json.loads(
-        run("run_classifier", "--do_eval", f"--data_dir={data_dir}", f"--output_dir={folder}",
-            "--max_seq_length=40")
-    )  # fmt: skip
-    assert again["eval_accuracy"] == printed["eval_accuracy"]
-    assert again["eval_loss"] == pytest.approx(printed["eval_loss"], rel=1e-5)
-    after = weights(folder)
+    again = tmp_path / "copy"
+    shutil.copytree(folder, again)
+    command = ["run_classifier", "--do_eval", f"--output_dir={again}"]
+    assert main(command) == 2  # what is there is not replaced unasked
+    assert "eval_results.json is there already" in capsys.readouterr().err
+    # All else, max_seq_length among it, is the trained run's.
+    results = json.loads(run(*command, "--overwrite"))
+    assert results["eval_accuracy"] == printed["eval_accuracy"]
+    assert results["eval_loss"] == pytest.approx(printed["eval_loss"], rel=1e-5)
+    assert results["global_step"] == printed["global_step"]
+    before, after = weights(folder), weights(again)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert (again / "test_results.tsv").exists()  # --overwrite replaced the evaluation only
+    assert main([*command, "--overwrite", "--vocab_file=other.txt"]) == 2
+    assert "a model of its own" in capsys.readouterr().err
+
+
+def test_a_trained_model_predicts_a_file_of_another_form(trained, tmp_path):
+    folder, _ = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("test_results.tsv"))
+    (tmp_path / "lines.tsv").write_text("good great film\n\nbad war film\n")
+    run(
+        "run_classifier", "--do_predict", "--text_column=0", "--nohas_header",
+        f"--test_file={tmp_path / 'lines.tsv'}", f"--output_dir={copy}",
+    )  # fmt: skip
+    rows = np.loadtxt(copy / "test_results.tsv", delimiter="\t")
+    assert rows.shape == (3, 2)  # one row per line, the empty one too
+    assert rows[0, 1] > 0.5 > rows[2, 1]
 
 
 def test_a_trained_checkpoint_predicts_into_another_folder(
@@ -212,6 +234,7 @@ def test_other_kinds_of_task(task_type, data_dir, model_flags, tmp_path):
         assert json.loads(printed) == answer
         with pytest.raises(ValueError, match=r"texts\[1\] must be a pair"):
             predictor.predict([("a", "b"), "c"])
+        assert len(predictor.predict(pair for pair in [("a", "b"), ("c", "d")])) == 2
 
 
 def test_several_seeds(data_dir, model_flags, tmp_path):
@@ -238,6 +261,10 @@ def test_several_seeds(data_dir, model_flags, tmp_path):
     assert all(np.array_equal(best[name], value) for name, value in weights(folder).items())
     assert bert_tf.Predictor.load(folder).predict(["good film"])[0]["label"] in ("neg", "pos")
     assert main(command) == 2  # finished
+    command.append("--do_predict")  # not finished: the predictions are missing
+    assert json.loads(run(*command)) == results
+    for place in (folder, *(folder / f"seed_{seed}" for seed in single)):
+        assert len((place / "test_results.tsv").read_text().splitlines()) == 11
 
 
 def command_line(data_dir, model_flags, folder, *more):
@@ -292,6 +319,29 @@ def test_the_stored_configuration_repeats_a_run(trained, tmp_path):
     )  # fmt: skip
     one, other = weights(folder), weights(tmp_path / "r")
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["--max_seq_length=2", "--num_train_epochs=0.01", "--init_checkpoint={damaged}"],
+)
+def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(
+    mistake, trained, data_dir, model_flags, testdata, tmp_path
+):
+    folder, _ = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    original = testdata / "original_tiny" / "model.ckpt-300"
+    shutil.copy(f"{original}.index", tmp_path / "d.ckpt.index")
+    data = pathlib.Path(f"{original}.data-00000-of-00001").read_bytes()
+    (tmp_path / "d.ckpt.data-00000-of-00001").write_bytes(data[:1000])
+    status = main(
+        ["run_classifier", "--do_train", *model_flags, f"--data_dir={data_dir}", "--overwrite",
+         f"--output_dir={copy}", mistake.format(damaged=tmp_path / "d.ckpt")]
+    )  # fmt: skip
+    assert status == 2
+    assert bert_tf.Predictor.load(copy).predict(["good film"])
+    assert (copy / "eval_results.json").read_text() == (folder / "eval_results.json").read_text()
 
 
 class TestBadInput:

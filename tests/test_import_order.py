@@ -25,6 +25,7 @@ ORDER = (
     "tfrecord",
     "input_pipeline",
     "functional",
+    "model_inputs",
     "modeling",
     "heads",
     "crf",

@@ -5,6 +5,7 @@ Flags are absl's, as in the original scripts: ``--do_train``, ``--do_train=true`
 second time: each is a field of the configuration's dataclass.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from bert_tf.config import ModelFiles, lower_case_of
+from bert_tf.config import FineTuning, ModelFiles, lower_case_of
 from bert_tf.errors import InputError
 
 Configuration = TypeVar("Configuration")
@@ -28,8 +29,9 @@ def parse(
 ) -> tuple[Configuration, list[str]]:
     """Parses a command's arguments.
 
-    Defaults are overruled by the released folder of ``--checkpoint``, that by the YAML file of
-    ``--config``, and that by flags.
+    Defaults are overruled by the settings of the trained model in ``--output_dir``, if it is only
+    to be used, those by the YAML file of ``--config``, and that by flags. ``--checkpoint`` stands
+    for several settings where it is given, so that it overrules those of the layers below.
 
     Args:
         configuration: the dataclass whose fields are the flags.
@@ -57,11 +59,19 @@ def parse(
         for field in dataclasses.fields(configuration)  # type: ignore[arg-type]
         if values[_flag(field)].present
     }
+    layers = [given]
     if values["config"].value is not None:
-        given = {**_read_config(configuration, values["config"].value), **given}
+        layers.append(_read_config(configuration, pathlib.Path(values["config"].value)))
+    if issubclass(configuration, FineTuning):
+        layers.append(_settings_of_trained_folder(configuration, layers))
     if issubclass(configuration, ModelFiles):
-        given = _complete_model_files(given)
-    return configuration(**given), positional
+        layers = [_complete_model_files(layer) for layer in layers]
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged |= layer
+    if issubclass(configuration, ModelFiles):
+        _check_casing(merged)
+    return configuration(**merged), positional
 
 
 def _define(configuration: type) -> flags.FlagValues:
@@ -108,45 +118,77 @@ def _describe(configuration: type) -> str:
     return "\n".join(lines)
 
 
-def _read_config(configuration: type, path: str) -> dict[str, Any]:
+def _read_config(configuration: type, path: pathlib.Path) -> dict[str, Any]:
     from bert_tf.run_folder import read_run_config
 
-    given = read_run_config(pathlib.Path(path))
+    given = read_run_config(path)
     given.pop("command", None)  # a run's own file says which command it was
     fields = {_flag(field): field for field in dataclasses.fields(configuration)}
+    settings = {}
     for name, value in given.items():
         if name not in fields:
             raise InputError(f"{path}: unknown setting {name!r}; see --help for the flags")
         wanted = _type(fields[name])
-        if wanted is float and type(value) is int:
-            given[name] = float(value)
-        elif type(value) is not wanted and not (value is None and fields[name].default is None):
+        # YAML reads 5e-5 as a string, and a column's number as a number.
+        if value is not None and {type(value), wanted} <= {int, float, str}:
+            with contextlib.suppress(ValueError):
+                value = wanted(value) if wanted is not int else value
+        if type(value) is not wanted and not (value is None and fields[name].default is None):
             raise InputError(f"{path}: {name} must be of type {wanted.__name__}, but is {value!r}")
-    return {fields[name].name: value for name, value in given.items()}
+        settings[fields[name].name] = value
+    return settings
+
+
+def _settings_of_trained_folder(
+    configuration: type, layers: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a trained model's own run was given, when that model is only to be used."""
+    given = {**layers[-1], **layers[0]}
+    if given.get("do_train") or not given.get("output_dir"):
+        return {}
+    from bert_tf.run_folder import CHECKPOINT, RUN_CONFIG
+
+    folder = pathlib.Path(given["output_dir"])
+    if not (folder / f"{CHECKPOINT}.index").exists() or not (folder / RUN_CONFIG).exists():
+        return {}
+    stored = _read_config(configuration, folder / RUN_CONFIG)
+    wishes = ("do_train", "do_eval", "do_predict", "output_dir")
+    return {name: value for name, value in stored.items() if name not in wishes}
 
 
 def _complete_model_files(given: dict[str, Any]) -> dict[str, Any]:
-    """Fills in what ``--checkpoint`` stands for, and the casing that the folder's name tells."""
-    if given.get("checkpoint") is not None:
+    """Adds what ``--checkpoint`` stands for, and the casing that the folder's name tells."""
+    files = {
+        "vocab_file": "vocab.txt",
+        "bert_config_file": "bert_config.json",
+        "init_checkpoint": "bert_model.ckpt",
+    }
+    missing = [name for name in files if given.get(name) is None]
+    if given.get("checkpoint") is not None and missing:
         folder = find_checkpoint(given["checkpoint"])
-        given = {
-            "vocab_file": str(folder / "vocab.txt"),
-            "bert_config_file": str(folder / "bert_config.json"),
-            "init_checkpoint": str(folder / "bert_model.ckpt"),
-            **given,
-        }
-    if given.get("init_checkpoint") is not None:
-        name = pathlib.Path(given["init_checkpoint"]).resolve().parent.name
-        expected = lower_case_of(name)
-        lower_case = given.get("do_lower_case")
-        if expected is not None and lower_case is not None and lower_case != expected:
-            raise InputError(
-                f"--do_lower_case={str(lower_case).lower()} does not fit the checkpoint {name}, "
-                f"which was trained with {str(expected).lower()}"
-            )
-        if lower_case is None:
-            given = {**given, "do_lower_case": True if expected is None else expected}
+        given = {**given, **{name: str(folder / files[name]) for name in missing}}
+    if given.get("init_checkpoint") is not None and given.get("do_lower_case") is None:
+        expected = _casing_of(given["init_checkpoint"])
+        if expected is not None:
+            given = {**given, "do_lower_case": expected}
     return given
+
+
+def _check_casing(given: dict[str, Any]) -> None:
+    """Compares ``--do_lower_case`` with what the checkpoint's folder is called, as the original."""
+    if given.get("init_checkpoint") is None:
+        return
+    expected = _casing_of(given["init_checkpoint"])
+    lower_case = given.setdefault("do_lower_case", True)
+    if expected is not None and lower_case != expected:
+        raise InputError(
+            f"--do_lower_case={str(lower_case).lower()} does not fit the checkpoint "
+            f"{given['init_checkpoint']}, which was trained with {str(expected).lower()}"
+        )
+
+
+def _casing_of(checkpoint: str) -> bool | None:
+    return lower_case_of(pathlib.Path(checkpoint).resolve().parent.name)
 
 
 def find_checkpoint(name: str) -> pathlib.Path:

@@ -53,6 +53,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _text(takes_pairs: bool, line: str, number: int) -> str | tuple[str, str]:
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"input {number}: not UTF-8: {line!r}") from error
     if not takes_pairs:
         return line
     parts = line.split("\t")
@@ -65,13 +69,10 @@ def _text(takes_pairs: bool, line: str, number: int) -> str | tuple[str, str]:
 
 
 def _lines(path: str | None) -> Iterator[str]:
-    from bert_tf.text_tables import read_lines
+    from bert_tf.text_tables import lines_of, read_lines
 
-    if path is not None:
-        yield from (line for _, line in read_lines(path))
-        return
-    for line in sys.stdin:
-        yield line.removesuffix("\n").removesuffix("\r")
+    numbered = lines_of(sys.stdin.buffer, "standard input") if path is None else read_lines(path)
+    yield from (line for _, line in numbered)
 
 
 def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from bert_tf.cli import flags
 from bert_tf.config import Classification, setting
+from bert_tf.errors import InputError
 
 USAGE = """usage: bert-tf quickstart [--flags]
 
@@ -39,18 +40,25 @@ def run(arguments: Sequence[str]) -> None:
         print(f"[{time.monotonic() - start:3.0f} s] {message}", file=sys.stderr, flush=True)
 
     say("1 of 4: the pretrained checkpoint")
-    from bert_tf import default_checkpoint
+    from bert_tf import default_checkpoint, run_folder
 
     checkpoint = default_checkpoint.obtain(pathlib.Path(settings.checkpoints_dir))
+
+    sample = importlib.resources.files("bert_tf") / "data" / "support_messages"
+    train_file = str(sample / "train.tsv")
+    stored = pathlib.Path(settings.output_dir) / run_folder.RUN_CONFIG
+    if stored.exists() and run_folder.read_run_config(stored).get("train_file") != train_file:
+        raise InputError(
+            f"--output_dir {settings.output_dir}: holds another run; give a new folder"
+        )
 
     say("2 of 4: fine-tuning and evaluating")
     from bert_tf.predictor import Predictor
     from bert_tf.tasks import classification
 
-    sample = importlib.resources.files("bert_tf") / "data" / "support_messages"
     results = classification.run(
         Classification(
-            train_file=str(sample / "train.tsv"),
+            train_file=train_file,
             dev_file=str(sample / "dev.tsv"),
             vocab_file=str(checkpoint / "vocab.txt"),
             bert_config_file=str(checkpoint / "bert_config.json"),

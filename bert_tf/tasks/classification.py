@@ -1,7 +1,4 @@
-"""Takes a classification run's settings, returns a trained and evaluated model; next: predictor.
-
-Axes: n = number of examples, L = num_labels.
-"""
+"""Takes a classification run's settings, returns a trained and evaluated model; next: predictor."""
 
 import dataclasses
 import functools
@@ -10,23 +7,17 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import scipy.special
 
 from bert_tf import run_folder
-from bert_tf.checkpoint import Checkpoint, LoadReport, load_checkpoint, save_checkpoint
-from bert_tf.config import BertConfig, Classification, unimportant_settings
+from bert_tf.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bert_tf.config import BertConfig, Classification, stored_settings, unimportant_settings
 from bert_tf.errors import InputError
-from bert_tf.heads import BertClassifier
-from bert_tf.input_pipeline import Features, batches, evaluation_plan, training_plan
-from bert_tf.losses import LossTerm, multi_label_loss, regression_loss, single_label_loss
-from bert_tf.metrics import classification_metrics
+from bert_tf.input_pipeline import training_plan
 from bert_tf.optimization import create_optimizer
-from bert_tf.packing import RaggedIds, pack_texts
 from bert_tf.tasks.classification_data import (
     ClassificationTask,
     Examples,
@@ -37,108 +28,15 @@ from bert_tf.tasks.classification_data import (
     read_examples,
     read_label_file,
 )
+from bert_tf.tasks.text_classifier import TextClassifier
 from bert_tf.tokenization import FullTokenizer
-from bert_tf.training import Batch, Evaluator, TrainStep, train
+from bert_tf.training import TrainStep, train
 
 COMMAND = "run_classifier"
 LOGGED = ("loss", "grad_norm", "learning_rate")
-# The settings that say what the task is; a trained folder knows them.
-TASK_SETTINGS = (
-    "task_name",
-    "task_type",
-    "text_column",
-    "text_b_column",
-    "label_column",
-    "has_header",
-    "labels",
-    "label_separator",
-)
+MODEL_SETTINGS = ("vocab_file", "bert_config_file", "init_checkpoint", "do_lower_case")
 
 log = logging.getLogger(__name__)
-
-
-class TextClassifier:
-    """A model with all it takes to go from texts to logits.
-
-    Args:
-        settings: of the run that it belongs to.
-        config: the model's architecture.
-        tokenizer: of the model's vocabulary.
-        labels: in the order of their ids; none for a regression.
-        task_type: single_label, multi_label or regression.
-
-    Attributes:
-        model: with new weights.
-    """
-
-    def __init__(
-        self,
-        settings: Classification,
-        config: BertConfig,
-        tokenizer: FullTokenizer,
-        labels: tuple[str, ...],
-        task_type: str,
-    ) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.labels = labels
-        self.task_type = task_type
-        self.model = BertClassifier(config, num_labels=len(labels) or 1)
-        self._evaluator = Evaluator(self.model, self.loss)
-        self._predictor = Evaluator(self.model)
-
-    def loss(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
-        """Float32 [B, L] and a batch with ``label_ids`` -> the task's loss."""
-        function = {
-            "single_label": single_label_loss,
-            "multi_label": multi_label_loss,
-            "regression": regression_loss,
-        }[self.task_type]
-        return {"loss": function(logits, batch["label_ids"])}
-
-    def features(
-        self, text_a: Sequence[str], text_b: Sequence[str] | None, labels: np.ndarray | None = None
-    ) -> Features:
-        """Tokenizes and packs texts."""
-        ragged_a = RaggedIds(*self.tokenizer.encode_batch(text_a))
-        ragged_b = None if text_b is None else RaggedIds(*self.tokenizer.encode_batch(text_b))
-        vocabulary = self.tokenizer.vocabulary
-        packed = pack_texts(
-            ragged_a, ragged_b, self.settings.max_seq_length, vocabulary.cls_id, vocabulary.sep_id
-        )
-        return Features(packed, labels)
-
-    def batches(self, features: Features, plan: np.ndarray) -> Any:
-        """The planned batches, padded as the settings say."""
-        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
-        return batches(features, plan, fixed)
-
-    def evaluate(self, examples: Examples, metrics: tuple[str, ...]) -> dict[str, float]:
-        """The metrics and the loss on labelled examples."""
-        features = self.features(examples.text_a, examples.text_b, examples.labels)
-        plan = evaluation_plan(features.texts.input_ids.lengths, self.settings.eval_batch_size)
-        found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
-        assert examples.labels is not None
-        values = classification_metrics(self.task_type, metrics, found.outputs, examples.labels)
-        return {**values, **found.losses}
-
-    def probabilities(
-        self,
-        text_a: Sequence[str],
-        text_b: Sequence[str] | None,
-        batch_size: int,
-        description: str | None = None,
-    ) -> np.ndarray:
-        """What a text gets: float32 [n, L].
-
-        Softmax for single_label, sigmoid for multi_label, the value itself for a regression.
-        """
-        features = self.features(text_a, text_b)
-        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
-        logits = self._predictor(self.batches(features, plan), len(plan), description).outputs
-        if self.task_type == "single_label":
-            return scipy.special.softmax(logits, axis=-1)
-        return scipy.special.expit(logits) if self.task_type == "multi_label" else logits
 
 
 def run(settings: Classification) -> dict[str, float]:
@@ -240,70 +138,93 @@ def _train_and_use(settings: Classification) -> dict[str, float]:
     if settings.num_seeds > 1 and not settings.do_eval:
         raise InputError("--num_seeds compares runs by their evaluation: give --do_eval too")
     prepared = _prepare(settings)
+    run = _TrainingRun(prepared)  # whatever it cannot do, it says before the folder is touched
     with _claim(prepared) as folder:
         if settings.num_seeds == 1:
-            return _run_seed(prepared, folder)
+            return run(folder)
         return _run_seeds(prepared, folder)
 
 
-def _claim(prepared: _Prepared) -> Any:
+def _results(prepared: _Prepared) -> tuple[str, ...]:
+    """The files that say that a run is finished."""
     settings = prepared.settings
     results = [f"{run_folder.CHECKPOINT}.index"] * settings.do_train
     results += [run_folder.EVAL_RESULTS] * settings.do_eval
     results += [_test_results_name(part) for part in prepared.test]
+    return tuple(results)
+
+
+def _claim(prepared: _Prepared) -> Any:
     return run_folder.claim(
-        settings.output_dir or "",
-        {"command": COMMAND, **dataclasses.asdict(settings)},
-        tuple(results),
+        prepared.settings.output_dir or "",
+        {"command": COMMAND, **stored_settings(prepared.settings)},
+        _results(prepared),
         unimportant=unimportant_settings(Classification),
-        overwrite=settings.overwrite,
+        overwrite=prepared.settings.overwrite,
     )
 
 
-def _run_seed(prepared: _Prepared, folder: pathlib.Path) -> dict[str, float]:
-    settings = prepared.settings
-    examples = prepared.train
-    assert examples is not None
-    num_train_steps = int(len(examples) / settings.train_batch_size * settings.num_train_epochs)
-    if num_train_steps < 1:
-        raise InputError(
-            f"{examples.path}: {len(examples)} examples make no training step with "
-            f"--train_batch_size={settings.train_batch_size} and "
-            f"--num_train_epochs={settings.num_train_epochs}"
+class _TrainingRun:
+    """One run with one seed, ready to start: initial weights, features and the plan of its steps.
+
+    Args:
+        prepared: what it reads.
+    """
+
+    def __init__(self, prepared: _Prepared) -> None:
+        self.prepared = prepared
+        settings, examples = prepared.settings, prepared.train
+        assert examples is not None
+        self.num_train_steps = int(
+            len(examples) / settings.train_batch_size * settings.num_train_epochs
         )
-    keras.utils.set_random_seed(settings.seed)  # initial weights of the head
-    classifier = prepared.classifier()
-    report = load_checkpoint(
-        classifier.model, settings.init_checkpoint or "", allow_missing=["output_*"]
-    )
-    log.info("%s", report)
-    optimizer = create_optimizer(
-        settings.learning_rate,
-        num_train_steps,
-        int(num_train_steps * settings.warmup_proportion),
-        weight_decay_rate=settings.weight_decay_rate,
-        bias_correction=settings.bias_correction,
-    )
-    features = classifier.features(examples.text_a, examples.text_b, examples.labels)
-    lengths = features.texts.input_ids.lengths
-    log.info(
-        "training on %d examples for %d steps of %d; median length %d, %d cut to %d pieces",
-        len(examples), num_train_steps, settings.train_batch_size, np.median(lengths),
-        features.texts.num_truncated, settings.max_seq_length,
-    )  # fmt: skip
-    plan = training_plan(lengths, settings.train_batch_size, num_train_steps, settings.seed)
-    train(
-        TrainStep(classifier.model, optimizer, classifier.loss, settings.seed),
-        LOGGED,
-        lambda step: classifier.batches(features, plan[step:]),
-        folder,
-        num_train_steps=num_train_steps,
-        examples_per_step=settings.train_batch_size,
-        log_steps=settings.log_steps,
-        save_checkpoints_steps=settings.save_checkpoints_steps,
-    )
-    _save_model(prepared, classifier, folder)
-    return _use(prepared, classifier, folder, num_train_steps)
+        if self.num_train_steps < 1:
+            raise InputError(
+                f"{examples.path}: {len(examples)} examples make no training step with "
+                f"--train_batch_size={settings.train_batch_size} and "
+                f"--num_train_epochs={settings.num_train_epochs}"
+            )
+        keras.utils.set_random_seed(settings.seed)  # initial weights of the head
+        self.classifier = prepared.classifier()
+        self.features = self.classifier.features(examples.text_a, examples.text_b, examples.labels)
+        self.report = load_checkpoint(
+            self.classifier.model, settings.init_checkpoint or "", allow_missing=["output_*"]
+        )
+
+    def __call__(self, folder: pathlib.Path) -> dict[str, float]:
+        """Trains, saves, evaluates and predicts into a claimed folder."""
+        settings, classifier, features = self.prepared.settings, self.classifier, self.features
+        log.info("%s", self.report)
+        optimizer = create_optimizer(
+            settings.learning_rate,
+            self.num_train_steps,
+            int(self.num_train_steps * settings.warmup_proportion),
+            weight_decay_rate=settings.weight_decay_rate,
+            bias_correction=settings.bias_correction,
+        )
+        lengths = features.texts.input_ids.lengths
+        log.info(
+            "training on %d examples for %d steps of %d; median length %d, %d cut to %d pieces",
+            len(features), self.num_train_steps, settings.train_batch_size, np.median(lengths),
+            features.texts.num_truncated, settings.max_seq_length,
+        )  # fmt: skip
+        if settings.fixed_length:
+            lengths = np.full_like(lengths, settings.max_seq_length)  # nothing to sort by
+        plan = training_plan(
+            lengths, settings.train_batch_size, self.num_train_steps, settings.seed
+        )
+        train(
+            TrainStep(classifier.model, optimizer, classifier.loss, settings.seed),
+            LOGGED,
+            lambda step: classifier.batches(features, plan[step:]),
+            folder,
+            num_train_steps=self.num_train_steps,
+            examples_per_step=settings.train_batch_size,
+            log_steps=settings.log_steps,
+            save_checkpoints_steps=settings.save_checkpoints_steps,
+        )
+        _save_model(self.prepared, classifier, folder)
+        return _use(self.prepared, classifier, folder, self.num_train_steps)
 
 
 def _save_model(prepared: _Prepared, classifier: TextClassifier, folder: pathlib.Path) -> None:
@@ -356,14 +277,15 @@ def _run_seeds(prepared: _Prepared, folder: pathlib.Path) -> dict[str, float]:
         one = dataclasses.replace(
             settings, seed=seed, num_seeds=1, output_dir=str(path), overwrite=False
         )
-        if (path / run_folder.EVAL_RESULTS).exists():
+        prepared_one = dataclasses.replace(prepared, settings=one)
+        if all((path / name).exists() for name in _results(prepared_one)):
             log.info("seed %d is finished already", seed)
             runs[seed] = json.loads((path / run_folder.EVAL_RESULTS).read_text())
             continue
         log.info("seed %d", seed)
-        prepared_one = dataclasses.replace(prepared, settings=one)
+        run = _TrainingRun(prepared_one)
         with _claim(prepared_one) as seed_folder:
-            runs[seed] = _run_seed(prepared_one, seed_folder)
+            runs[seed] = run(seed_folder)
     deciding = f"eval_{prepared.task.metrics[0]}"
     best = max(runs, key=lambda seed: runs[seed][deciding])
     results = {"best_seed": float(best)}
@@ -392,29 +314,50 @@ def _use_trained(settings: Classification) -> dict[str, float]:
     folder = pathlib.Path(settings.output_dir or "")
     if not (folder / f"{run_folder.CHECKPOINT}.index").exists():
         prepared = _prepare(settings)
+        classifier = _load_trained(prepared)
         with _claim(prepared) as claimed:
-            return _load_and_use(prepared, claimed)
+            return _use(prepared, classifier, claimed, None)
     run_folder.require_model(folder)
     stored = _settings_of(folder)
-    changes: dict[str, Any] = {
-        "vocab_file": str(folder / run_folder.VOCAB),
-        "bert_config_file": str(folder / run_folder.BERT_CONFIG),
-        "init_checkpoint": str(folder / run_folder.CHECKPOINT),
-        "do_lower_case": stored.do_lower_case,
-    }
-    if settings.task_name is None:
-        changes |= {name: getattr(stored, name) for name in TASK_SETTINGS}
-    settings = dataclasses.replace(settings, **changes)
+    for name in MODEL_SETTINGS:
+        given = getattr(settings, name)
+        if given is not None and given != getattr(stored, name):
+            raise InputError(
+                f"--{name}={given}: --output_dir {folder} has a model of its own, which was made "
+                f"from {getattr(stored, name)}; leave the flag out, or give another --output_dir"
+            )
+    settings = dataclasses.replace(
+        settings,
+        vocab_file=str(folder / run_folder.VOCAB),
+        bert_config_file=str(folder / run_folder.BERT_CONFIG),
+        init_checkpoint=str(folder / run_folder.CHECKPOINT),
+        do_lower_case=stored.do_lower_case,
+    )
     prepared = _prepare(settings, _labels_of(folder, _find_task(settings)))
+    for name in _results(prepared):
+        if (folder / name).exists() and not settings.overwrite:
+            raise InputError(
+                f"--output_dir {folder}: {name} is there already; give --overwrite to replace it"
+            )
+    classifier = _load_trained(prepared)
     with run_folder.reopen(folder) as claimed:
-        return _load_and_use(prepared, claimed)
+        return _use(prepared, classifier, claimed, _steps_of(folder))
 
 
-def _load_and_use(prepared: _Prepared, folder: pathlib.Path) -> dict[str, float]:
+def _load_trained(prepared: _Prepared) -> TextClassifier:
     classifier = prepared.classifier()
-    report: LoadReport = load_checkpoint(classifier.model, prepared.settings.init_checkpoint or "")
-    log.info("%s", report)
-    return _use(prepared, classifier, folder, None)
+    log.info("%s", load_checkpoint(classifier.model, prepared.settings.init_checkpoint or ""))
+    return classifier
+
+
+def _steps_of(folder: pathlib.Path) -> int | None:
+    """The number of updates of the run that the folder's model comes from."""
+    if (folder / "train_log.jsonl").exists():
+        return int(json.loads((folder / "train_log.jsonl").read_text().splitlines()[-1])["step"])
+    if (folder / run_folder.EVAL_RESULTS).exists():
+        results = json.loads((folder / run_folder.EVAL_RESULTS).read_text())
+        return int(results["global_step"]) if "global_step" in results else None
+    return None
 
 
 def _settings_of(folder: pathlib.Path) -> Classification:

@@ -61,7 +61,8 @@ class ClassificationTask:
             part the names its file may have in the data folder.
         labels: The labels in the order of their ids; empty for a regression. None when they stand
             in the labels.txt of the data folder, or in the training data.
-        metrics: What an evaluation reports, as named in `metrics.CLASSIFICATION_METRICS`.
+        metrics: What an evaluation reports, as named in `metrics.CLASSIFICATION_METRICS`; the first
+            decides which of several runs is best.
         label_aliases: Other spellings of labels that the files have.
         label_separator: What stands between the labels of a text with several.
         label_ids: Whether the files give labels as their line in labels.txt, from 0.
@@ -420,6 +421,11 @@ def _check_labels(labels: Sequence[str], source: str) -> None:
     for label_id, label in enumerate(labels):
         if not label:
             raise InputError(f"{source}: label {label_id} (from 0) is empty.")
+        if len(label.splitlines()) > 1 or label.strip() != label:
+            raise InputError(
+                f"{source}: label {label!r} has a line break, or spaces at an end, which "
+                f"{LABEL_FILE}, with one label a line, cannot hold."
+            )
         if label in labels[:label_id]:
             raise InputError(f"{source}: label {label!r} is there more than once.")
     if len(labels) < 2:
@@ -431,7 +437,7 @@ def _check_labels(labels: Sequence[str], source: str) -> None:
 
 _CUSTOM_METRICS: Mapping[str, tuple[str, ...]] = {
     "single_label": ("accuracy", "f1_macro"),
-    "multi_label": ("accuracy", "f1_micro", "f1_macro", "auc"),
+    "multi_label": ("f1_micro", "f1_macro", "auc", "accuracy"),
     "regression": ("pearson", "spearman"),
 }
 
@@ -492,7 +498,7 @@ _TASKS = (
         },
         files=_TSV_FILES,
         labels=_BINARY_LABELS,
-        metrics=("accuracy", "mcc"),
+        metrics=("mcc", "accuracy"),
     ),
     ClassificationTask(
         name="sst-2",

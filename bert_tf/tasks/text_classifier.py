@@ -1,0 +1,104 @@
+"""Takes texts, returns a classifier's logits, losses and metrics; next: tasks.classification.
+
+Axes: n = number of examples, L = num_labels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from bert_tf.config import BertConfig, Classification
+from bert_tf.heads import BertClassifier
+from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.losses import LossTerm, multi_label_loss, regression_loss, single_label_loss
+from bert_tf.metrics import classification_metrics
+from bert_tf.packing import RaggedIds, pack_texts
+from bert_tf.tasks.classification_data import Examples
+from bert_tf.tokenization import FullTokenizer
+from bert_tf.training import Batch, Evaluator
+
+
+class TextClassifier:
+    """A model with all it takes to go from texts to logits.
+
+    Args:
+        settings: of the run that it belongs to.
+        config: the model's architecture.
+        tokenizer: of the model's vocabulary.
+        labels: in the order of their ids; none for a regression.
+        task_type: single_label, multi_label or regression.
+
+    Attributes:
+        model: with new weights.
+    """
+
+    def __init__(
+        self,
+        settings: Classification,
+        config: BertConfig,
+        tokenizer: FullTokenizer,
+        labels: tuple[str, ...],
+        task_type: str,
+    ) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.labels = labels
+        self.task_type = task_type
+        self.model = BertClassifier(config, num_labels=len(labels) or 1)
+        self._evaluator = Evaluator(self.model, self.loss)
+        self._predictor = Evaluator(self.model)
+
+    def loss(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
+        """Float32 [B, L] and a batch with ``label_ids`` -> the task's loss."""
+        function = {
+            "single_label": single_label_loss,
+            "multi_label": multi_label_loss,
+            "regression": regression_loss,
+        }[self.task_type]
+        return {"loss": function(logits, batch["label_ids"])}
+
+    def features(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, labels: np.ndarray | None = None
+    ) -> Features:
+        """Tokenizes and packs texts."""
+        ragged_a = RaggedIds(*self.tokenizer.encode_batch(text_a))
+        ragged_b = None if text_b is None else RaggedIds(*self.tokenizer.encode_batch(text_b))
+        vocabulary = self.tokenizer.vocabulary
+        packed = pack_texts(
+            ragged_a, ragged_b, self.settings.max_seq_length, vocabulary.cls_id, vocabulary.sep_id
+        )
+        return Features(packed, labels)
+
+    def batches(self, features: Features, plan: np.ndarray) -> Any:
+        """The planned batches, padded as the settings say."""
+        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
+        return batches(features, plan, fixed)
+
+    def evaluate(self, examples: Examples, metrics: tuple[str, ...]) -> dict[str, float]:
+        """The metrics and the loss on labelled examples."""
+        features = self.features(examples.text_a, examples.text_b, examples.labels)
+        plan = evaluation_plan(features.texts.input_ids.lengths, self.settings.eval_batch_size)
+        found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
+        assert examples.labels is not None
+        values = classification_metrics(self.task_type, metrics, found.outputs, examples.labels)
+        return {**values, **found.losses}
+
+    def probabilities(
+        self,
+        text_a: Sequence[str],
+        text_b: Sequence[str] | None,
+        batch_size: int,
+        description: str | None = None,
+    ) -> np.ndarray:
+        """What a text gets: float32 [n, L].
+
+        Softmax for single_label, sigmoid for multi_label, the value itself for a regression.
+        """
+        features = self.features(text_a, text_b)
+        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+        logits = self._predictor(self.batches(features, plan), len(plan), description).outputs
+        if self.task_type == "single_label":
+            return scipy.special.softmax(logits, axis=-1)
+        return scipy.special.expit(logits) if self.task_type == "multi_label" else logits

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_tf.config import BertConfig
+from bert_tf.errors import InputError
+from bert_tf.model_inputs import read_inputs, read_positions
+
+CONFIG = BertConfig(vocab_size=37, type_vocab_size=3, max_position_embeddings=11)
+IDS = np.array([[5, 0, 36], [7, 8, 9]])
+
+
+@pytest.mark.parametrize("ids", [IDS, IDS.tolist(), tf.constant(IDS), IDS.astype(np.uint8)])
+def test_what_is_left_out_is_filled_in(ids):
+    inputs = read_inputs({"input_ids": ids}, CONFIG)
+    for tensor, expected in zip(inputs, (IDS, np.ones((2, 3)), np.zeros((2, 3))), strict=True):
+        assert tensor.dtype == tf.int32
+        np.testing.assert_array_equal(tensor, expected)
+
+
+def test_given_masks_and_segments_are_taken():
+    mask, segments = np.array([[True, True, False]] * 2), np.array([[0, 1, 2]] * 2)
+    inputs = read_inputs({"input_ids": IDS, "input_mask": mask, "segment_ids": segments}, CONFIG)
+    np.testing.assert_array_equal(inputs.input_mask, mask.astype(int))
+    np.testing.assert_array_equal(inputs.segment_ids, segments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": None}, "input_ids is missing"),
+        ({"input_ids": IDS[0]}, r"input_ids must have the shape \[batch_size, length\].*\(3,\)"),
+        ({"input_ids": IDS.astype(float)}, "input_ids must be of an integer dtype.*float64"),
+        ({"input_ids": IDS + 1}, r"input_ids\[0, 2\] is 37, but vocab_size is 37"),
+        ({"input_ids": IDS - 1}, r"input_ids\[0, 1\] is -1"),
+        ({"input_ids": IDS[:, :0]}, "a sequence of 0 tokens"),
+        ({"input_ids": np.zeros((2, 12), int)}, "a sequence of 12 tokens.*1 to 11"),
+        ({"input_mask": IDS[:, :2]}, r"input_mask has the shape \(2, 2\)"),
+        ({"segment_ids": IDS * 0 + 3}, "segment_ids.* is 3, but type_vocab_size is 3"),
+    ],
+)
+def test_wrong_inputs_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        read_inputs({"input_ids": IDS, **changes}, CONFIG)
+
+
+def test_positions():
+    positions = read_positions({"masked_lm_positions": [[1, 2], [0, 0]]}, 3)
+    np.testing.assert_array_equal(positions, [[1, 2], [0, 0]])
+    with pytest.raises(InputError, match=r"masked_lm_positions\[0, 1\] is 2"):
+        read_positions({"masked_lm_positions": [[1, 2]]}, 2)
+    with pytest.raises(
+        InputError, match="masked_lm_positions is missing; the inputs are input_ids"
+    ):
+        read_positions({"input_ids": IDS}, 3)
+
+
+def test_unknown_shapes_in_a_graph():
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int64)])
+    def count(ids):
+        return tf.reduce_sum(read_inputs({"input_ids": ids}, CONFIG).input_mask)
+
+    assert int(count(IDS)) == 6
