@@ -13,15 +13,14 @@ from bert_tf.metrics import CLASSIFICATION_METRICS
 from bert_tf.tasks.classification_data import (
     SPLITS,
     TASK_TYPES,
-    TASKS,
     Examples,
     custom_task,
     find_labels,
     find_split_files,
-    find_task,
     read_examples,
     read_label_file,
 )
+from bert_tf.tasks.glue import TASKS, find_task
 
 # Texts as the files of GLUE have them: quotes that nothing closes, characters that some readers
 # take for the end of a line, blanks at the ends.

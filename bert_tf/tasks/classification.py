@@ -24,10 +24,10 @@ from bert_tf.tasks.classification_data import (
     custom_task,
     find_labels,
     find_split_files,
-    find_task,
     read_examples,
     read_label_file,
 )
+from bert_tf.tasks.glue import find_task
 from bert_tf.tasks.text_classifier import TextClassifier
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import TrainStep, train
