@@ -142,7 +142,7 @@ def _train_and_use(settings: Classification) -> dict[str, float]:
     with _claim(prepared) as folder:
         if settings.num_seeds == 1:
             return run(folder)
-        return _run_seeds(prepared, folder)
+        return _run_seeds(prepared, run, folder)
 
 
 def _results(prepared: _Prepared) -> tuple[str, ...]:
@@ -268,7 +268,9 @@ def _use(
     return results
 
 
-def _run_seeds(prepared: _Prepared, folder: pathlib.Path) -> dict[str, float]:
+def _run_seeds(
+    prepared: _Prepared, first_run: _TrainingRun, folder: pathlib.Path
+) -> dict[str, float]:
     """One run per seed in a folder of its own; the best one's model becomes this folder's."""
     settings = prepared.settings
     runs: dict[int, dict[str, float]] = {}
@@ -283,7 +285,7 @@ def _run_seeds(prepared: _Prepared, folder: pathlib.Path) -> dict[str, float]:
             runs[seed] = json.loads((path / run_folder.EVAL_RESULTS).read_text())
             continue
         log.info("seed %d", seed)
-        run = _TrainingRun(prepared_one)
+        run = first_run if seed == settings.seed else _TrainingRun(prepared_one)
         with _claim(prepared_one) as seed_folder:
             runs[seed] = run(seed_folder)
     deciding = f"eval_{prepared.task.metrics[0]}"
