@@ -15,6 +15,7 @@ _MODULE_OF = {
     "FullTokenizer": "tokenization",
     "GraphTokenizer": "graph_tokenization",
     "InputError": "errors",
+    "Lamb": "optimization",
     "LoadReport": "checkpoint",
     "Predictor": "predictor",
     "create_optimizer": "optimization",

@@ -12,6 +12,9 @@ from bert_tf.errors import InputError
 # Keys that copies of the released configurations carry and that no code ever read.
 UNUSED_KEYS = ("directionality", "pooler_")
 
+# The flags that say what a training command is to do.
+JOBS = ("do_train", "do_eval", "do_predict")
+
 HIDDEN_ACTS = ("gelu", "gelu_erf", "linear", "relu", "tanh")
 
 
@@ -143,33 +146,24 @@ class ModelFiles:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FineTuning(ModelFiles):
-    """The settings that every fine-tuning command shares."""
+class Training(ModelFiles):
+    """The settings that every command which trains a model shares."""
 
     output_dir: str | None = setting(
         None, "Where the run's files go: new or empty, or an unfinished run.", unimportant=True
     )
     max_seq_length: int = setting(128, "Longest input in word pieces, [CLS] and [SEP] included.")
-    fixed_length: bool = setting(
-        False, "Pad every batch to max_seq_length, instead of to its own longest row."
-    )
     do_train: bool = setting(False, "Whether to train.", unimportant=True)
     do_eval: bool = setting(False, "Whether to evaluate on the dev set.", unimportant=True)
-    do_predict: bool = setting(False, "Whether to predict the test set.", unimportant=True)
     train_batch_size: int = setting(32, "Examples in a training step.")
+    micro_batch_size: int | None = setting(
+        None,
+        "Examples that go through the model at once, a divisor of train_batch_size; saves memory.",
+    )
     eval_batch_size: int = setting(32, "Examples in an evaluation batch.", unimportant=True)
-    predict_batch_size: int = setting(32, "Examples in a prediction batch.", unimportant=True)
     learning_rate: float = setting(5e-5, "Adam's rate at the start of the decay.")
-    num_train_epochs: float = setting(3.0, "Passes over the training set.")
-    warmup_proportion: float = setting(0.1, "Share of the steps in which the rate rises.")
     weight_decay_rate: float = setting(0.01, "Decoupled weight decay.")
-    bias_correction: bool = setting(
-        False, "Adam with bias correction: not the original, but stabler on small data sets."
-    )
     seed: int = setting(12345, "Of new weights, of the order of examples and of dropout.")
-    num_seeds: int = setting(
-        1, "Train this many runs, with seeds seed, seed + 1, …; report mean, deviation and best."
-    )
     log_steps: int = setting(10, "How often a step is logged.", unimportant=True)
     save_checkpoints_steps: int = setting(
         1000, "How often the run can be resumed from.", unimportant=True
@@ -191,35 +185,72 @@ class FineTuning(ModelFiles):
     num_tpu_cores: int = setting(8, "As in the original; with use_tpu.", unimportant=True)
 
     def __post_init__(self) -> None:
-        if not (self.do_train or self.do_eval or self.do_predict):
-            raise InputError("give at least one of --do_train, --do_eval and --do_predict")
+        jobs = [name for name in JOBS if hasattr(self, name)]
+        if not any(getattr(self, name) for name in jobs):
+            *most, last = (f"--{name}" for name in jobs)
+            raise InputError(f"give at least one of {', '.join(most)} and {last}")
         if not self.output_dir:
             raise InputError("--output_dir is missing: give a folder for the run's files")
         if self.use_tpu:
             raise InputError("--use_tpu: this version does not train on TPUs yet")
-        for name in (
+        self._check_at_least_1(
             "train_batch_size",
+            "micro_batch_size",
             "eval_batch_size",
-            "predict_batch_size",
-            "num_seeds",
             "log_steps",
             "save_checkpoints_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("learning_rate", "num_train_epochs"):
-            if not 0.0 < getattr(self, name) < math.inf:  # NaN is neither
-                raise InputError(f"--{name} must be positive, but is {getattr(self, name)}")
+        )
+        if self.train_batch_size % (self.micro_batch_size or 1):
+            raise InputError(
+                f"--micro_batch_size={self.micro_batch_size} does not divide "
+                f"--train_batch_size={self.train_batch_size}; give a divisor of it"
+            )
+        self._check_positive("learning_rate")
         if not 0.0 <= self.weight_decay_rate < math.inf:
             raise InputError(
                 f"--weight_decay_rate must not be negative, but is {self.weight_decay_rate}"
             )
+        if not 0 <= self.seed < 1 << 32:
+            raise InputError(f"--seed must lie in 0 to 2**32 - 1, but is {self.seed}")
+
+    def _check_at_least_1(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, but is {value}")
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if not 0.0 < value < math.inf:  # NaN is neither
+            raise InputError(f"--{name} must be positive, but is {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTuning(Training):
+    """The settings that every fine-tuning command shares."""
+
+    fixed_length: bool = setting(
+        False, "Pad every batch to max_seq_length, instead of to its own longest row."
+    )
+    do_predict: bool = setting(False, "Whether to predict the test set.", unimportant=True)
+    predict_batch_size: int = setting(32, "Examples in a prediction batch.", unimportant=True)
+    num_train_epochs: float = setting(3.0, "Passes over the training set.")
+    warmup_proportion: float = setting(0.1, "Share of the steps in which the rate rises.")
+    bias_correction: bool = setting(
+        False, "Adam with bias correction: not the original, but stabler on small data sets."
+    )
+    num_seeds: int = setting(
+        1, "Train this many runs, with seeds seed, seed + 1, …; report mean, deviation and best."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least_1("predict_batch_size", "num_seeds")
+        self._check_positive("num_train_epochs")
         if not 0.0 <= self.warmup_proportion <= 1.0:
             raise InputError(
                 f"--warmup_proportion must lie in [0, 1], but is {self.warmup_proportion}"
             )
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, but is {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,6 +285,277 @@ class Classification(FineTuning):
         "the training file, sorted.",
     )
     label_separator: str = setting(",", "Own files: what separates several labels of a text.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masking:
+    """What is masked, as the two pretraining commands take it."""
+
+    max_predictions_per_seq: int = setting(20, "Most masked pieces in an instance.")
+    masked_lm_prob: float = setting(0.15, "Share of the pieces that are masked.")
+    do_whole_word_mask: bool = setting(False, "Mask all pieces of a word, or none.")
+    do_span_mask: bool = setting(
+        False, "Mask spans of words of random (geometric) lengths, as in SpanBERT."
+    )
+    span_geometric_p: float = setting(0.2, "Spans: the distribution's parameter.")
+    max_span_length: int = setting(10, "Spans: the longest, in words.")
+
+    def __post_init__(self) -> None:
+        if self.do_whole_word_mask and self.do_span_mask:
+            raise InputError("give --do_whole_word_mask or --do_span_mask, not both")
+
+    def _check_room(self, max_seq_length: int) -> None:
+        if not 0.0 < self.masked_lm_prob < 1.0:  # NaN is neither
+            raise InputError(
+                f"--masked_lm_prob must lie between 0 and 1, but is {self.masked_lm_prob}"
+            )
+        # The rate is met in the longest instances; rounding up is left to the user.
+        wanted = int(max_seq_length * self.masked_lm_prob)
+        if self.max_predictions_per_seq < wanted:
+            raise InputError(
+                f"--max_predictions_per_seq={self.max_predictions_per_seq} is too small: "
+                f"--masked_lm_prob={self.masked_lm_prob} of --max_seq_length={max_seq_length} are "
+                f"{wanted} pieces; give at least that"
+            )
+
+    @property
+    def mask_unit(self) -> str:
+        """What is masked as a whole."""
+        if self.do_span_mask:
+            return "span"
+        return "whole_word" if self.do_whole_word_mask else "token"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingData(Masking):
+    """The settings of ``bert-tf create_pretraining_data``."""
+
+    input_file: str | None = setting(
+        None,
+        "Text files, plain or gzip: names or globs, separated by commas. One sentence a "
+        "line, a blank line between documents.",
+    )
+    output_file: str | None = setting(
+        None, "Where the records go: a name, or several, separated by commas."
+    )
+    vocab_file: str | None = setting(None, "vocab.txt of the model that is to be trained.")
+    do_lower_case: bool = setting(True, "Whether to lower-case; false for cased models.")
+    max_seq_length: int = setting(128, "Longest instance in word pieces, [CLS], [SEP] included.")
+    random_seed: int = setting(12345, "Of all random choices.")
+    dupe_factor: int = setting(10, "How often the text is gone through, masked anew each time.")
+    short_seq_prob: float = setting(
+        0.1, "Share of the documents that are cut into shorter instances (next_sentence=nsp)."
+    )
+    next_sentence: str = setting(
+        "nsp",
+        "nsp: pairs of texts, of which half are random; none: full sentences up to the limit, "
+        "across documents, as in RoBERTa.",
+        choices=("nsp", "none"),
+    )
+    masking: str = setting(
+        "static",
+        "static: the records hold masks; dynamic: they hold none, and run_pretraining "
+        "--masking=dynamic masks anew in each epoch.",
+        choices=("static", "dynamic"),
+    )
+    num_shards: int | None = setting(
+        None, "Write so many files, called OUTPUT_FILE-00000-of-0000N and so on."
+    )
+    gzip_compress: bool = setting(
+        False, "Whether to compress the records; files called *.gz are compressed in any case."
+    )
+    num_workers: int | None = setting(
+        None,
+        "Processes at work; the records do not depend on it. By default one per core.",
+        unimportant=True,
+    )
+    runner: str | None = setting(
+        None,
+        "Make the same records with Apache Beam (pip install 'bert-tf[beam]'), for a corpus that "
+        "is too large for one machine: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, … A "
+        "run that is cut off begins anew then.",
+        unimportant=True,
+    )
+    beam_options: str | None = setting(
+        None,
+        "With runner: Beam's options, in quotes, such as '--project=p --region=r "
+        "--temp_location=gs://b/tmp', or '--direct_num_workers=2 "
+        "--direct_running_mode=multi_processing'.",
+        unimportant=True,
+        stored=False,  # there may be passwords among them
+    )
+    overwrite: bool = setting(
+        False, "Whether to replace files that are there already.", unimportant=True, stored=False
+    )
+
+    def __post_init__(self) -> None:
+        for name, what in (
+            ("input_file", "the text"),
+            ("output_file", "where the records go"),
+            ("vocab_file", "the vocab.txt of the model that is to be trained"),
+        ):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is missing: give {what}")
+        for name in ("num_shards", "num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, but is {value}")
+        if self.random_seed < 0:
+            raise InputError(f"--random_seed must not be negative, but is {self.random_seed}")
+        if self.beam_options and not self.runner:
+            raise InputError("--beam_options: there is no --runner; give one, or leave this out")
+        if self.num_workers and self.runner:
+            raise InputError(
+                f"--num_workers={self.num_workers}: --runner={self.runner} has workers of its own; "
+                "give their number in --beam_options, such as --direct_num_workers=2"
+            )
+        if self.masking == "static":
+            self._check_room(self.max_seq_length)
+        super().__post_init__()
+        if self.masking == "dynamic" and (self.do_whole_word_mask or self.do_span_mask):
+            raise InputError(
+                "--masking=dynamic: the records hold no masks; give --do_whole_word_mask and "
+                "--do_span_mask to run_pretraining instead"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining(Masking, Training):
+    """The settings of ``bert-tf run_pretraining``."""
+
+    input_file: str | None = setting(
+        None, "TFRecord files, plain or gzip: names or globs, separated by commas."
+    )
+    eval_input_file: str | None = setting(
+        None,
+        "Records to evaluate on, which training does not see; by default those of input_file.",
+        unimportant=True,
+    )
+    do_eval: bool = setting(
+        False,
+        "Whether to evaluate: each record once, in the files' order, up to max_eval_steps batches.",
+        unimportant=True,
+    )
+    eval_batch_size: int = setting(8, "Records in an evaluation batch.", unimportant=True)
+    max_eval_steps: int = setting(100, "Most batches of an evaluation.", unimportant=True)
+    eval_steps: int | None = setting(
+        None,
+        "While training, evaluate on eval_input_file every so many steps, and after the last.",
+        unimportant=True,
+    )
+    num_train_steps: int = setting(
+        100_000, "Updates in all, with resume_optimizer those of the checkpoint included."
+    )
+    num_warmup_steps: int = setting(10_000, "Steps in which the rate rises.")
+    optimizer: str = setting(
+        "adamw",
+        "adamw, the original's; or lamb, for batches of thousands.",
+        choices=("adamw", "lamb"),
+    )
+    resume_optimizer: bool = setting(
+        False,
+        "Take the optimizer's state and the number of updates from init_checkpoint too, and go on "
+        "from there: for a second phase, with longer sequences.",
+    )
+    masking: str = setting(
+        "static",
+        "static: the records hold masks; dynamic: they hold none, and each epoch is masked anew, "
+        "as the next flags say. It needs vocab_file.",
+        choices=("static", "dynamic"),
+    )
+    next_sentence: str = setting(
+        "nsp",
+        "nsp: train the next-sentence head too; none: leave its loss out.",
+        choices=("nsp", "none"),
+    )
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        Masking.__post_init__(self)
+        if not self.input_file and (self.do_train or not self.eval_input_file):
+            raise InputError("--input_file is missing: give the files of create_pretraining_data")
+        self._check_at_least_1(
+            "max_seq_length",
+            "max_predictions_per_seq",
+            "max_eval_steps",
+            "eval_steps",
+            "num_train_steps",
+        )
+        if self.num_warmup_steps < 0:
+            raise InputError(
+                f"--num_warmup_steps must not be negative, but is {self.num_warmup_steps}"
+            )
+        if self.eval_input_file and not (self.do_eval or self.eval_steps):
+            raise InputError(
+                "--eval_input_file: nothing evaluates on it; give --do_eval, or --eval_steps to "
+                "evaluate while training"
+            )
+        if self.eval_steps and not self.eval_input_file:
+            raise InputError(
+                "--eval_steps: evaluation while training needs --eval_input_file, records that "
+                "training does not see"
+            )
+        if self.resume_optimizer and not self.init_checkpoint:
+            raise InputError(
+                "--resume_optimizer: --init_checkpoint is missing; give the checkpoint whose "
+                "training is to go on"
+            )
+        if self.masking == "dynamic":
+            self._check_room(self.max_seq_length)
+        elif self.mask_unit != "token":
+            raise InputError(
+                "--masking=static: the records hold their masks already; give "
+                "--do_whole_word_mask and --do_span_mask to create_pretraining_data instead, or "
+                "give --masking=dynamic"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction(ModelFiles):
+    """The settings of ``bert-tf predict``."""
+
+    model_dir: str | None = setting(
+        None, "The output_dir of a finished training run; or a released checkpoint, with task."
+    )
+    task: str | None = setting(
+        None,
+        "classification: labels; fill_mask: the likeliest pieces for each [MASK], and for a pair "
+        "how likely the second text follows the first. By default what the run trained.",
+        choices=("classification", "fill_mask"),
+    )
+    top_k: int | None = setting(None, "fill_mask: pieces for each [MASK]; 5 by default.")
+    input_file: str | None = setting(None, "A file with one text per line.")
+    batch_size: int = setting(32, "Texts that go through the model at once.")
+
+    def __post_init__(self) -> None:
+        files = [
+            field.name
+            for field in dataclasses.fields(ModelFiles)
+            if field.name != "do_lower_case" and getattr(self, field.name) is not None
+        ]
+        if self.model_dir is None and not files:
+            raise InputError(
+                "--model_dir is missing: give the output_dir of a finished run, or with "
+                "--task=fill_mask a released --checkpoint"
+            )
+        if self.model_dir is not None and files:
+            raise InputError(f"give --model_dir or --{files[0]}, not both")
+        if self.batch_size < 1:
+            raise InputError(f"--batch_size must be at least 1, but is {self.batch_size}")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"--top_k must be at least 1, but is {self.top_k}")
+
+    def model(self) -> str | ModelFiles:
+        """What Predictor.load takes."""
+        if self.model_dir is not None:
+            return self.model_dir
+        names = (field.name for field in dataclasses.fields(ModelFiles))
+        return ModelFiles(**{name: getattr(self, name) for name in names})
+
+    def options(self) -> dict[str, Any]:
+        """The task's own, as far as they are given."""
+        names = ["top_k"] if self.model_dir is None else ["top_k", "do_lower_case"]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def unimportant_settings(configuration: type) -> frozenset[str]:

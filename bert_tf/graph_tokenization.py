@@ -353,7 +353,7 @@ class GraphTokenizer(tf.Module):
           chars, sources: int32 [E].
         """
         # A sigma is final if, the characters to be skipped aside, the one before it is cased and
-        # the one after it is not (`_Words._resolve_sigmas`).
+        # the one after it is not (`Words._resolve_sigmas`).
         seen = tf.reshape(tf.where(entries & _SKIPPED == 0), [-1])
         cased = tf.gather(entries, seen) & _CASED != 0
         text = tf.gather(texts, seen)
@@ -373,7 +373,7 @@ class GraphTokenizer(tf.Module):
         sources = tf.cast(tf.where(used)[:, 0], tf.int32)  # [E]
 
         def sort_marks() -> tuple[tf.Tensor, tf.Tensor]:
-            # As in `_Words._expand`: within a run of marks, by combining class, else in order.
+            # As in `Words._expand`: within a run of marks, by combining class, else in order.
             is_mark = chars[:, None] == self._marks  # [E, num_marks]
             classes = tf.reduce_sum(tf.where(is_mark, self._mark_classes, 0), 1)  # [E]
             ends_run = (chars != _VANISHES) & (classes == 0)

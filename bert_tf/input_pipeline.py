@@ -82,7 +82,10 @@ def evaluation_plan(lengths: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def batches(
-    features: Features, plan: np.ndarray, fixed_length: int | None = None
+    features: Features,
+    plan: np.ndarray,
+    fixed_length: int | None = None,
+    max_length: int | None = None,
 ) -> tf.data.Dataset:
     """Gathers and pads the planned batches.
 
@@ -90,6 +93,7 @@ def batches(
         features: the examples.
         plan: int64 [number of batches, B], of ``training_plan`` or ``evaluation_plan``.
         fixed_length: S of every batch; by default each batch's own.
+        max_length: what rounding up does not go beyond.
 
     Returns:
         A dataset of dicts: ``input_ids``, ``input_mask``, ``segment_ids`` int32 [B, S],
@@ -109,6 +113,8 @@ def batches(
         row_lengths = tf.gather(lengths, rows)
         longest = tf.reduce_max(row_lengths)
         rounded = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        if max_length is not None:
+            rounded = tf.minimum(rounded, max_length)
         seq_length = rounded if fixed_length is None else tf.constant(fixed_length, tf.int64)
         position = tf.range(seq_length)[tf.newaxis]  # [1, S]
         mask = tf.cast(position < row_lengths[:, tf.newaxis], tf.int32)  # [B, S]

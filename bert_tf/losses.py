@@ -1,14 +1,18 @@
 """Takes logits and targets, returns each head's loss as a sum and a weight; next: optimization.
 
 A loss is kept as (total, weight) so that the training step can divide by the weight of the
-*global* batch, whatever number of replicas or micro-batches it came in.
+*global* batch, whatever number of replicas or micro-batches it came in. The weight depends on the
+targets alone: it is known before the model runs.
 
 Axes: B = batch_size, P = max_predictions_per_seq, V = vocab_size, L = num_labels.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+Batch = dict[str, tf.Tensor]
 
 
 class LossTerm(NamedTuple):
@@ -25,6 +29,20 @@ class LossTerm(NamedTuple):
     epsilon: float = 0.0
 
 
+class Loss(NamedTuple):
+    """A task's loss: named parts whose values are added.
+
+    Attributes:
+        terms: (the model's outputs, the batch) -> the parts.
+        weights: the batch -> the weight of each part, float32 [], as in ``terms``. It is known
+            before the model has run, so that a micro-batch can be divided by the weight of the
+            whole batch that it belongs to.
+    """
+
+    terms: Callable[[Any, Batch], dict[str, LossTerm]]
+    weights: Callable[[Batch], dict[str, tf.Tensor]]
+
+
 def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> LossTerm:
     """Negative log-likelihood of the masked tokens (get_masked_lm_output of run_pretraining.py).
 
@@ -34,7 +52,12 @@ def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> Los
         weights: float32 [B, P], 0 for padding.
     """
     nll = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(logits, tf.float32))
-    return LossTerm(tf.reduce_sum(weights * nll), tf.reduce_sum(weights), 1e-5)
+    return LossTerm(tf.reduce_sum(weights * nll), masked_lm_weight(weights), 1e-5)
+
+
+def masked_lm_weight(weights: tf.Tensor) -> tf.Tensor:
+    """The weight of ``masked_lm_loss``: float32 [B, P] -> float32 []."""
+    return tf.reduce_sum(weights)
 
 
 def single_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
@@ -45,7 +68,7 @@ def single_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
         labels: int32 [B].
     """
     nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return _mean(nll)
+    return LossTerm(tf.reduce_sum(nll), examples_weight(labels))
 
 
 def multi_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
@@ -59,7 +82,7 @@ def multi_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
         labels: float32 [B, L], 0 or 1.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return _mean(tf.reduce_sum(entropy, axis=-1))
+    return LossTerm(tf.reduce_sum(entropy), examples_weight(labels))
 
 
 def regression_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
@@ -69,8 +92,10 @@ def regression_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
         logits: float32 [B, 1].
         labels: float32 [B].
     """
-    return _mean(tf.square(tf.cast(logits[:, 0], tf.float32) - labels))
+    errors = tf.cast(logits[:, 0], tf.float32) - labels
+    return LossTerm(tf.reduce_sum(tf.square(errors)), examples_weight(labels))
 
 
-def _mean(per_example: tf.Tensor) -> LossTerm:
-    return LossTerm(tf.reduce_sum(per_example), tf.cast(tf.size(per_example), tf.float32))
+def examples_weight(labels: tf.Tensor) -> tf.Tensor:
+    """The weight of a mean over examples: any dtype [B, …] -> float32 [], which is B."""
+    return tf.cast(tf.shape(labels)[0], tf.float32)

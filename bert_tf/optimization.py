@@ -1,6 +1,6 @@
-"""Takes gradients, returns updated weights: the original's Adam and schedule; next: checkpoint.
+"""Takes gradients, returns updated weights: the original's Adam and its schedule; next: checkpoint.
 
-Source: optimization.py of google-research/bert.
+Sources: optimization.py of google-research/bert; for LAMB, You et al. 2020, arXiv 1904.00962.
 """
 
 import re
@@ -211,6 +211,76 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         return super().get_config()["learning_rate"]
 
 
+@package
+class Lamb(AdamWeightDecay):
+    """LAMB: Adam with each variable's update scaled to the size of the variable.
+
+    Algorithm 2 of the paper, with its identity as phi: ``r = m / (sqrt(v) + epsilon)`` with m and v
+    bias-corrected, ``u = r + weight_decay_rate w``, ``w -= lr |w| / |u| u``. The ratio is 1 where
+    one of the norms is 0. Variables without weight decay have no ratio either, as in the authors'
+    code. For batches of thousands of examples.
+
+    Args:
+        learning_rate: see AdamWeightDecay.
+        weight_decay_rate: see AdamWeightDecay.
+        beta_1: see AdamWeightDecay.
+        beta_2: see AdamWeightDecay.
+        epsilon: see AdamWeightDecay.
+        exclude_from_weight_decay: see AdamWeightDecay; what it matches is not scaled either.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        weight_decay_rate: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        exclude_from_weight_decay: Iterable[str] = EXCLUDE_FROM_DECAY,
+        name: str = "Lamb",
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            weight_decay_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            exclude_from_weight_decay,
+            bias_correction=True,
+            name=name,
+        )
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Updates one variable and its slots in place."""
+        index = self._get_variable_index(variable)
+        gradient = tf.convert_to_tensor(gradient)
+        slot_m, slot_v = self.adam_m[index].value, self.adam_v[index].value
+        m = self.beta_1 * slot_m + (1.0 - self.beta_1) * gradient
+        v = self.beta_2 * slot_v + (1.0 - self.beta_2) * tf.square(gradient)
+        slot_m.assign(m)
+        slot_v.assign(v)
+        # In float64: the first steps' 1 - b^t are differences of nearly equal numbers.
+        t = tf.cast(self.iterations.value + 1, tf.float64)
+        m_hat = m / tf.cast(1.0 - self.beta_1**t, m.dtype)
+        v_hat = v / tf.cast(1.0 - self.beta_2**t, v.dtype)
+        update = m_hat / (tf.sqrt(v_hat) + self.epsilon)
+        learning_rate = tf.cast(learning_rate, variable.dtype)
+        if self._decayed[index]:
+            update += self.weight_decay_rate * variable
+            norm, update_norm = tf.norm(variable), tf.norm(update)
+            both = (norm > 0.0) & (update_norm > 0.0)
+            learning_rate *= tf.where(both, norm / update_norm, 1.0)
+        variable.assign_sub(learning_rate * update)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config = super().get_config()
+        del config["bias_correction"]
+        return config
+
+
 def create_optimizer(
     init_lr: float,
     num_train_steps: int,
@@ -218,20 +288,27 @@ def create_optimizer(
     *,
     weight_decay_rate: float = 0.01,
     bias_correction: bool = False,
+    optimizer: str = "adamw",
 ) -> AdamWeightDecay:
-    """The original's optimizer with its schedule.
+    """The original's optimizer, or LAMB, with the original's schedule.
 
     Args:
         init_lr: see LinearWarmupAndDecay.
         num_train_steps: see LinearWarmupAndDecay.
         num_warmup_steps: see LinearWarmupAndDecay.
         weight_decay_rate: see AdamWeightDecay.
-        bias_correction: see AdamWeightDecay.
+        bias_correction: see AdamWeightDecay; LAMB always has it.
+        optimizer: ``adamw`` for AdamWeightDecay, ``lamb`` for Lamb.
+
+    Raises:
+        InputError: for another name, or lengths that are none.
     """
     schedule = LinearWarmupAndDecay(init_lr, num_train_steps, num_warmup_steps)
-    return AdamWeightDecay(
-        schedule, weight_decay_rate=weight_decay_rate, bias_correction=bias_correction
-    )
+    if optimizer == "adamw":
+        return AdamWeightDecay(schedule, weight_decay_rate, bias_correction=bias_correction)
+    if optimizer == "lamb":
+        return Lamb(schedule, weight_decay_rate)
+    raise InputError(f"--optimizer must be one of adamw, lamb, but is {optimizer!r}")
 
 
 def clip_by_global_norm(gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:

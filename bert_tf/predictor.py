@@ -1,104 +1,154 @@
-"""Takes the folder of a trained model, returns labels for texts; next: cli."""
+"""Takes a model's folder and texts, returns what the model says of them; next: cli."""
 
+import inspect
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-import numpy as np
+from bert_tf import run_folder
+from bert_tf.config import ModelFiles
+from bert_tf.errors import InputError, did_you_mean
+from bert_tf.tasks import classification, fill_mask, label_predictor, pretraining
+from bert_tf.tasks.task_predictor import NameOf, TaskPredictor, Text
 
-from bert_tf.errors import InputError
-from bert_tf.tasks import classification
-from bert_tf.tasks.text_classifier import TextClassifier
 
-Text = str | tuple[str, str]
+class Task(NamedTuple):
+    """A kind of answer.
+
+    Attributes:
+        command: the runs whose models it is for.
+        load: takes a folder or a ModelFiles, and the task's own options by keyword.
+    """
+
+    command: str
+    load: Callable[..., TaskPredictor]
+
+
+TASKS = {
+    "classification": Task(classification.COMMAND, label_predictor.load),
+    "fill_mask": Task(pretraining.COMMAND, fill_mask.load),
+}
 
 
 class Predictor:
-    """Text in, labels out.
+    """Text in, answers out.
 
     Args:
-        classifier: a trained one; ``Predictor.load`` makes it from a folder.
+        answers: what makes a task's answers; ``Predictor.load`` takes it from a folder.
         batch_size: texts that go through the model at once.
     """
 
-    def __init__(self, classifier: TextClassifier, batch_size: int = 32) -> None:
+    def __init__(self, answers: TaskPredictor, batch_size: int = 32) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, but is {batch_size}")
-        self._classifier = classifier
-        self.takes_pairs = classification.takes_pairs(classifier)
+        self._answers = answers
         self.batch_size = batch_size
 
     @classmethod
-    def load(cls, model_dir: str | os.PathLike[str], batch_size: int = 32) -> "Predictor":
+    def load(
+        cls,
+        model_dir: str | os.PathLike[str] | ModelFiles,
+        batch_size: int = 32,
+        *,
+        task: str | None = None,
+        **options: Any,
+    ) -> "Predictor":
         """Loads a trained model.
 
         Args:
-            model_dir: the ``output_dir`` of a finished training run.
+            model_dir: the ``output_dir`` of a finished training run. For fill_mask also the folder
+                of a released checkpoint, or a ModelFiles that names each file.
             batch_size: texts that go through the model at once.
+            task: ``classification`` or ``fill_mask``; by default what the run trained.
+            options: of fill_mask: ``top_k`` (5), pieces that are named for each mask, and
+                ``do_lower_case``, by default as the run or the folder's name says.
 
         Raises:
-            InputError: if the folder holds no trained model.
+            InputError: if the folder holds no such model, or the task has no such option.
         """
-        return cls(classification.load(pathlib.Path(model_dir)), batch_size)
+        model = model_dir if isinstance(model_dir, ModelFiles) else pathlib.Path(model_dir)
+        name = _task_of(model) if task is None else task
+        if name not in TASKS:
+            raise InputError(
+                f"task {name!r} is not known; the tasks are {', '.join(TASKS)}"
+                f"{did_you_mean(name, TASKS)}"
+            )
+        load = TASKS[name].load
+        _, *known = inspect.signature(load).parameters
+        for option in options:
+            if option not in known:
+                raise InputError(
+                    f"{option} is no option of {name}, which has {', '.join(known) or 'none'}"
+                )
+        return cls(load(model, **options), batch_size)
 
-    def predict(self, texts: Iterable[Text]) -> list[dict[str, Any]]:
+    def parse(self, line: str, name: str) -> Text:
+        """The input that a line stands for; in a pair, a tab separates the two texts.
+
+        Args:
+            line: without its end.
+            name: what a message calls it.
+
+        Raises:
+            InputError: if the line has another number of texts than the model takes.
+        """
+        return self._answers.parse(line, name)
+
+    def predict(
+        self, texts: Iterable[Text], *, name_of: NameOf = "texts[{}]".format
+    ) -> list[dict[str, Any]]:
         """Predicts.
 
         Args:
-            texts: one str each, or (str, str) for a model of pairs.
+            texts: one str each, or (str, str) for pairs; classification takes what the model was
+                trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find.
+            name_of: what a message calls a text, given its number from 0.
 
         Returns:
-            One dict per text: ``text`` (and ``text_b``), and
+            One dict per text: ``text`` (and ``text_b``), and for classification
 
             - one label per text: ``label``, its ``score`` and all ``probabilities``;
             - several labels: ``labels`` (those above one half), and the same three, ``label``
               being the likeliest;
-            - regression: ``score``, the value.
+            - regression: ``score``, the value;
+
+            for fill_mask ``masks``: for each [MASK] its ``position`` in the text (of a pair, with
+            ``in``, the key of that text) and the likeliest ``predictions``, each a ``piece`` and
+            its ``score``; and of a pair ``next_sentence_probability``, that the second text
+            follows the first.
 
         Raises:
-            InputError: for anything but strings or pairs, whichever the model takes.
+            InputError: for a text that the model does not take.
         """
-        text_a, text_b = self._split(texts)
-        if not text_a:
-            return []
-        rows = self._classifier.probabilities(text_a, text_b, self.batch_size)
-        results = []
-        for i, row in enumerate(rows):
-            result: dict[str, Any] = {"text": text_a[i]}
-            if text_b is not None:
-                result["text_b"] = text_b[i]
-            results.append(result | self._named(row))
-        return results
-
-    def _named(self, row: np.ndarray) -> dict[str, Any]:
-        if self._classifier.task_type == "regression":
-            return {"score": float(row[0])}
-        labels = self._classifier.labels
-        best = int(np.argmax(row))
-        named = {
-            "label": labels[best],
-            "score": float(row[best]),
-            "probabilities": dict(zip(labels, map(float, row), strict=True)),
-        }
-        if self._classifier.task_type == "multi_label":
-            chosen = [label for label, value in zip(labels, row, strict=True) if value > 0.5]
-            return {"labels": chosen, **named}
-        return named
-
-    def _split(self, texts: Iterable[Text]) -> tuple[list[str], list[str] | None]:
         if isinstance(texts, str):
             raise InputError("predict takes a list of texts, not one text: predict([text])")
         texts = list(texts)
-        for i, text in enumerate(texts):
-            is_pair = (
-                isinstance(text, (tuple, list))
-                and len(text) == 2
-                and all(isinstance(part, str) for part in text)
-            )
-            if is_pair is not self.takes_pairs or not (is_pair or isinstance(text, str)):
-                wanted = "a pair (str, str)" if self.takes_pairs else "a str"
-                raise InputError(f"texts[{i}] must be {wanted} for this model, but is {text!r}")
-        if not self.takes_pairs:
-            return [str(text) for text in texts], None
-        return [text[0] for text in texts], [text[1] for text in texts]
+        return self._answers.predict(texts, self.batch_size, name_of) if texts else []
+
+
+def _task_of(model: pathlib.Path | ModelFiles) -> str:
+    """What the run of a folder trained."""
+    if isinstance(model, ModelFiles):
+        raise InputError(
+            "a checkpoint does not say what it is to predict; give a task: fill_mask, or for a "
+            "finished run its folder"
+        )
+    if not (model / run_folder.RUN_CONFIG).is_file():
+        hint = (
+            ""
+            if not (model / run_folder.BERT_CONFIG).is_file()
+            else ("; of a released checkpoint, say what it is to predict, as with task fill_mask")
+        )
+        raise InputError(
+            f"{model}: not the folder of a trained model: it has no {run_folder.RUN_CONFIG}. Give "
+            f"the --output_dir of a finished training run{hint}"
+        )
+    command = run_folder.read_run_config(model / run_folder.RUN_CONFIG).get("command")
+    for name, task in TASKS.items():
+        if task.command == command:
+            return name
+    raise InputError(
+        f"{model / run_folder.RUN_CONFIG}: a run of {command!r}, from which nothing predicts; give "
+        f"the folder of a run of {' or '.join(task.command for task in TASKS.values())}"
+    )

@@ -24,6 +24,7 @@ VOCAB = "vocab.txt"
 LABELS = "labels.txt"
 CHECKPOINT = "bert_model.ckpt"
 EVAL_RESULTS = "eval_results.json"
+EVAL_RESULTS_TEXT = "eval_results.txt"
 TEST_RESULTS = "test_results.tsv"
 LOCK = ".lock"
 # What a run may write; --overwrite removes these and nothing else.
@@ -35,6 +36,7 @@ RUN_FILES = (
     f"{CHECKPOINT}.*",
     "resume",
     EVAL_RESULTS,
+    EVAL_RESULTS_TEXT,
     "test_results*.tsv",
     "train_log.jsonl",
     "events.out.tfevents.*",
@@ -79,7 +81,7 @@ def claim(
 
     created = not folder.exists()
     check()  # before the lock, so that a folder which is refused does not even get that
-    with _locked(folder):
+    with locked(folder, "--output_dir"):
         check()  # and again, because it may have changed before it was locked
         if overwrite:
             _remove_run(folder)
@@ -97,8 +99,12 @@ def claim(
 
 
 @contextlib.contextmanager
-def reopen(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def reopen(path: str | os.PathLike[str], needs_vocab: bool = True) -> Iterator[pathlib.Path]:
     """Claims the folder of a finished run, to evaluate or predict with its model.
+
+    Args:
+        path: the folder.
+        needs_vocab: see ``require_model``.
 
     Yields:
         The folder, locked.
@@ -107,18 +113,22 @@ def reopen(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         InputError: if there is none, or another process uses it.
     """
     folder = pathlib.Path(path)
-    require_model(folder)
-    with _locked(folder):
+    require_model(folder, needs_vocab)
+    with locked(folder, "--output_dir"):
         yield folder
 
 
-def require_model(folder: pathlib.Path) -> None:
+def require_model(folder: pathlib.Path, needs_vocab: bool = True) -> None:
     """Checks that a folder holds a trained model.
+
+    Args:
+        folder: which.
+        needs_vocab: whether its vocabulary must be there too; pretraining can do without one.
 
     Raises:
         InputError: naming the file that is not there.
     """
-    for name in (RUN_CONFIG, BERT_CONFIG, VOCAB, f"{CHECKPOINT}.index"):
+    for name in (RUN_CONFIG, BERT_CONFIG, *([VOCAB] * needs_vocab), f"{CHECKPOINT}.index"):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder}: not the folder of a trained model: it has no {name}. Give the "
@@ -169,24 +179,33 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
+    """Makes a folder if there is none, and keeps other processes from claiming it.
+
+    Args:
+        folder: which.
+        flag: what to call it in an error, with its dashes.
+
+    Raises:
+        InputError: if another process has it, or it cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+")
     except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot write there: {error.strerror}") from error
+        raise InputError(f"{flag} {folder}: cannot write there: {error.strerror}") from error
     with file:
         try:
             # The kernel lets go of it when the process ends, however it ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"--output_dir {folder}: in use by another process{_owner(file)}; wait for it, or "
-                "give another folder"
+                f"{flag} {folder}: in use by another process{_owner(file)}; wait for it, or give "
+                "another name"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # it is for messages only; a full disk shows later
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

@@ -7,6 +7,7 @@ are new, costs little more than `str.split()`.
 """
 
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
@@ -105,6 +106,11 @@ class Vocabulary:
         return self.pieces[piece_id]
 
     @property
+    def sha256(self) -> str:
+        """A checksum of the pieces, the same whatever the file's line ends."""
+        return hashlib.sha256("\n".join(self.pieces).encode()).hexdigest()
+
+    @property
     def unk_id(self) -> int:
         """The id of [UNK], which stands for a word that no pieces make up."""
         return self.ids[UNKNOWN]
@@ -151,8 +157,11 @@ class _Replacements(dict[int, str]):
         return replacement
 
 
-class _Words:
-    """Text -> words: steps 2 to 6 of the original (clean, set apart, split, lower-case, strip)."""
+class Words:
+    """Text -> words: steps 2 to 6 of the original (clean, set apart, split, lower-case, strip).
+
+    What `chunks` gives may be split one by one, each distinct chunk once.
+    """
 
     def __init__(self, do_lower_case: bool) -> None:
         table = code_points.code_points()
@@ -163,6 +172,13 @@ class _Words:
             chr(mark): int(mark_class)
             for mark, mark_class in zip(table.marks, table.mark_classes, strict=True)
         }
+
+    @staticmethod
+    def chunks(text: str) -> list[str]:
+        """A text cut at white space; the words of the chunks are the words of the text."""
+        if not text.isprintable():  # else there is no control character in it
+            text = _DROPPED_SEPARATORS.sub("", text)
+        return text.split()
 
     def split(self, text: str) -> list[str]:
         """The words of a text."""
@@ -289,7 +305,7 @@ class _WordPieces(dict[str, bytes]):
 class _Chunks(dict[str, bytes]):
     """Text between white space -> ids of its pieces, as bytes like those of `_WordPieces`."""
 
-    def __init__(self, words: _Words, word_pieces: _WordPieces) -> None:
+    def __init__(self, words: Words, word_pieces: _WordPieces) -> None:
         super().__init__()
         self._words_of = words.split
         self._ids_of = word_pieces.__getitem__
@@ -324,7 +340,7 @@ class FullTokenizer:
         self.do_lower_case = do_lower_case
         self.vocab = self.vocabulary.ids
         self.inv_vocab = dict(enumerate(self.vocabulary.pieces))
-        self._words = _Words(do_lower_case)
+        self._words = Words(do_lower_case)
         self._word_pieces = _WordPieces(self.vocabulary)
         self._chunks = _Chunks(self._words, self._word_pieces)
 
@@ -378,10 +394,7 @@ class FullTokenizer:
         return [self.vocabulary.piece_of(piece_id) for piece_id in ids]
 
     def _encode(self, text: str | bytes) -> bytes:
-        text = _to_text(text)
-        if not text.isprintable():  # else there is no control character in it
-            text = _DROPPED_SEPARATORS.sub("", text)
-        return b"".join(map(self._chunks.__getitem__, text.split()))
+        return b"".join(map(self._chunks.__getitem__, self._words.chunks(_to_text(text))))
 
 
 def _ids(encoded: bytes | bytearray) -> np.ndarray:

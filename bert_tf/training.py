@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -22,14 +23,15 @@ import tensorflow as tf
 import tqdm
 
 from bert_tf.checkpoint import ResumePoints
-from bert_tf.losses import LossTerm
+from bert_tf.errors import InputError
+from bert_tf.losses import Batch, Loss, LossTerm
 from bert_tf.optimization import AdamWeightDecay, clip_by_global_norm
+from bert_tf.termination import Terminated, deferred_termination
 
 logger = logging.getLogger(__name__)
 
-Batch = dict[str, tf.Tensor]
-# (the model's outputs, the batch) -> the named parts of the loss.
-Loss = Callable[[Any, Batch], dict[str, LossTerm]]
+# (the model's outputs, the batch) -> named values to report, ``total / weight`` each.
+Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
 MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
 
@@ -42,15 +44,27 @@ class TrainStep:
         optimizer: updates the model's trainable variables.
         loss: the loss's parts; their values are added.
         seed: the run's seed.
+        metrics: values to report beside the losses.
+        micro_batch_size: how many of a replica's examples go through the model at once; by default
+            all. Dropout apart, the update is the same: only the memory that it takes is not.
     """
 
     def __init__(
-        self, model: keras.Model, optimizer: AdamWeightDecay, loss: Loss, seed: int
+        self,
+        model: keras.Model,
+        optimizer: AdamWeightDecay,
+        loss: Loss,
+        seed: int,
+        *,
+        metrics: Metrics | None = None,
+        micro_batch_size: int | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
         self.seed = seed
+        self.metrics = metrics or (lambda outputs, batch: {})
+        self.micro_batch_size = micro_batch_size
         # Slots are created here, not while a graph is traced.
         optimizer.build(model.trainable_variables)
 
@@ -61,35 +75,109 @@ class TrainStep:
             batch: this replica's part of the global batch.
 
         Returns:
-            float32 [] each: ``loss`` and, if it has several parts, each of them by name (all over
-            the global batch), ``grad_norm`` before clipping, ``learning_rate`` of this update.
+            float32 [] each: ``loss``, its parts and the metrics by name (all over the global
+            batch), ``grad_norm`` before clipping, ``learning_rate`` of this update.
         """
         context = tf.distribute.get_replica_context()
         step = self.optimizer.iterations.value
         learning_rate = self.optimizer.schedule(step)
-        variables = self.model.trainable_variables
+        weights = context.all_reduce(tf.distribute.ReduceOp.SUM, self.loss.weights(batch))
+        seed = dropout_seed(self.seed, step, context.replica_id_in_sync_group)
+        differentiate = self._accumulate if self.micro_batch_size else self._differentiate
+        gradients, values = differentiate(batch, weights, seed)
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        clipped, norm = clip_by_global_norm(list(gradients.values()))
+        variables = [self.model.trainable_variables[number] for number in gradients]
+        self.optimizer.apply_reduced_gradients(zip(clipped, variables, strict=True))
+
+        values = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+        losses = values["losses"]
+        return {
+            "loss": tf.add_n(list(losses.values())),
+            **losses,
+            **{
+                name: tf.math.divide_no_nan(total, weight)
+                for name, (total, weight) in values["metrics"].items()
+            },
+            "grad_norm": norm,
+            "learning_rate": learning_rate,
+        }
+
+    def check_batch_size(self, num_examples: int) -> None:
+        """Checks that a replica's batch can be split into equal micro-batches.
+
+        Raises:
+            InputError: if not.
+        """
+        if self.micro_batch_size and num_examples % self.micro_batch_size:
+            raise InputError(
+                f"--micro_batch_size={self.micro_batch_size} does not divide the {num_examples} "
+                "examples that a device takes in a step; give a divisor of it"
+            )
+
+    def _differentiate(
+        self, batch: Batch, weights: dict[str, tf.Tensor], seed: tf.Tensor
+    ) -> tuple[dict[int, Any], dict[str, Any]]:
+        """What a batch adds to the gradients and to the values, given the global batch's weights.
+
+        Returns:
+            The gradients of the trainable variables by number, without those that the loss does not
+            reach, and, float32 [] each, ``losses`` and for the ``metrics`` a pair of total and
+            weight.
+        """
         with tf.GradientTape() as tape:
             inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-            seed = dropout_seed(self.seed, step, context.replica_id_in_sync_group)
             outputs = self.model(inputs, training=True, dropout_seed=seed)
-            losses = {}
-            for name, term in self.loss(outputs, batch).items():
-                weight = context.all_reduce(tf.distribute.ReduceOp.SUM, term.weight)
-                losses[name] = term.total / (weight + term.epsilon)
+            losses = {
+                name: term.total / (weights[name] + term.epsilon)
+                for name, term in self.loss.terms(outputs, batch).items()
+            }
             loss = tf.add_n(list(losses.values()))
+        variables = self.model.trainable_variables
         gradients = tape.gradient(loss, [variable.value for variable in variables])
-        present = [g for g in gradients if g is not None]
-        summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
-        gradients = [g if g is None else next(summed) for g in gradients]
-        gradients, norm = clip_by_global_norm(gradients)
-        self.optimizer.apply_reduced_gradients(zip(gradients, variables, strict=True))
+        reached = {number: g for number, g in enumerate(gradients) if g is not None}
+        metrics = self.metrics(outputs, batch)
+        pairs = {name: (metric.total, metric.weight) for name, metric in metrics.items()}
+        return reached, {"losses": losses, "metrics": pairs}
 
-        values = {"loss": loss, **(losses if len(losses) > 1 else {})}
-        values = {
-            name: context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-            for name, value in values.items()
+    def _accumulate(
+        self, batch: Batch, weights: dict[str, tf.Tensor], seed: tf.Tensor
+    ) -> tuple[dict[int, Any], dict[str, Any]]:
+        """As ``_differentiate``, micro-batch after micro-batch; the gradients are dense."""
+        if batch["input_ids"].shape[0] is not None:
+            self.check_batch_size(batch["input_ids"].shape[0])
+        num_parts = tf.shape(batch["input_ids"])[0] // self.micro_batch_size
+        parts = {
+            name: tf.reshape(  # [B, …] -> [num_parts, micro_batch_size, …]
+                value, tf.concat([[-1, self.micro_batch_size], tf.shape(value)[1:]], axis=0)
+            )
+            for name, value in batch.items()
         }
-        return {**values, "grad_norm": norm, "learning_rate": learning_rate}
+
+        def differentiate_part(number: tf.Tensor) -> tuple[dict[int, Any], dict[str, Any]]:
+            micro_batch = {name: tf.gather(value, number) for name, value in parts.items()}
+            micro_seed = tf.random.experimental.stateless_fold_in(seed, number)
+            gradients, values = self._differentiate(micro_batch, weights, micro_seed)
+            return {i: tf.convert_to_tensor(g) for i, g in gradients.items()}, values
+
+        # Traced ahead of the loop, which must know what it is to sum up.
+        part = tf.function(differentiate_part, autograph=False).get_concrete_function(
+            tf.TensorSpec([], tf.int32)
+        )
+
+        def body(number: tf.Tensor, sums: Any) -> tuple[tf.Tensor, Any]:
+            return number + 1, tf.nest.map_structure(tf.add, sums, part(number))
+
+        zeros = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), part.structured_outputs
+        )
+        _, sums = tf.while_loop(
+            lambda number, sums: number < num_parts,
+            body,
+            [tf.constant(0), zeros],
+            parallel_iterations=1,  # two at a time would take the memory of two
+        )
+        return sums
 
 
 def dropout_seed(seed: int, step: tf.Tensor, replica: int | tf.Tensor) -> tf.Tensor:
@@ -112,6 +200,12 @@ class Trainer(orbit.StandardTrainer):
         super().__init__(train_dataset=None)  # the controller restores the step that it starts at
         self._step = step
         self._last = {name: tf.Variable(0.0, trainable=False) for name in names}
+        self._num_tokens = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens without padding of all batches so far."""
+        return int(self._num_tokens.numpy())
 
     def create_train_loop_fn(self) -> Callable[[Any, tf.Tensor], None]:
         """Some steps as one graph, so that the host looks in once per loop.
@@ -131,10 +225,16 @@ class Trainer(orbit.StandardTrainer):
     def train_step(self, iterator: Any) -> None:
         """One step in cross-replica context."""
         strategy = tf.distribute.get_strategy()
-        values = strategy.run(self._step, args=(next(iterator),))
+        values, num_tokens = strategy.run(self._replica_step, args=(next(iterator),))
         for name, variable in self._last.items():
             # Equal on all replicas.
             variable.assign(strategy.reduce(tf.distribute.ReduceOp.MEAN, values[name], axis=None))
+        self._num_tokens.assign_add(
+            strategy.reduce(tf.distribute.ReduceOp.SUM, num_tokens, axis=None)
+        )
+
+    def _replica_step(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        return self._step(batch), tf.reduce_sum(tf.cast(batch["input_mask"], tf.int64))
 
     def train_loop_end(self) -> dict[str, float]:
         """The last step's values."""
@@ -177,17 +277,31 @@ class TrainLog:
         self._num_train_steps = num_train_steps
         self._examples_per_step = examples_per_step
         self._log_steps = log_steps
-        self._last = (first_step, time.perf_counter())
+        self._last = (first_step, 0, time.perf_counter())
 
-    def __call__(self, step: int, values: dict[str, float]) -> dict[str, float]:
-        """Logs a step if it is its turn; returns what was logged."""
+    def __call__(
+        self, step: int, num_tokens: int, values: dict[str, float], evaluated: dict[str, float]
+    ) -> dict[str, float]:
+        """Logs a step if it is its turn, or if it was evaluated; returns what was logged.
+
+        Args:
+            step: updates so far.
+            num_tokens: tokens, without padding, that this process has trained on.
+            values: of the step.
+            evaluated: an evaluation's values; empty if there was none.
+        """
         self._progress.update(step - self._progress.n)
-        if step % self._log_steps and step != self._num_train_steps:
+        if step % self._log_steps and step != self._num_train_steps and not evaluated:
             return {}
-        last_step, last_time = self._last
-        self._last = (step, time.perf_counter())
-        examples = (step - last_step) * self._examples_per_step
-        logged = {**values, "examples_per_second": examples / (self._last[1] - last_time)}
+        last_step, last_tokens, last_time = self._last
+        self._last = (step, num_tokens, time.perf_counter())
+        seconds = self._last[2] - last_time
+        logged = {
+            **values,
+            **evaluated,
+            "examples_per_second": (step - last_step) * self._examples_per_step / seconds,
+            "tokens_per_second": (num_tokens - last_tokens) / seconds,
+        }
         self._file.write(json.dumps({"step": step, **logged}) + "\n")
         self._file.flush()
         self._progress.set_postfix(
@@ -198,6 +312,14 @@ class TrainLog:
             refresh=False,
         )
         return logged
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile takes no time, as far as the rates are concerned."""
+        start = time.perf_counter()
+        yield
+        step, num_tokens, seconds = self._last
+        self._last = (step, num_tokens, seconds + time.perf_counter() - start)
 
     def close(self) -> None:
         """Ends both."""
@@ -215,37 +337,54 @@ def train(
     examples_per_step: int,
     log_steps: int,
     save_checkpoints_steps: int,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    eval_steps: int | None = None,
 ) -> None:
     """Trains up to ``num_train_steps``, from where the folder's ``resume/`` stands.
+
+    Without ``resume/``, from where the optimizer stands. A SIGTERM ends it when the loop and the
+    evaluation that are running have ended, with all that is needed to go on from there.
 
     Args:
         step: the update, with its model and optimizer.
         names: of the values that ``step`` returns and that are logged.
-        dataset_from: gives the global batches from a step on, counted from 0.
+        dataset_from: gives the global batches from a step on, counted from 0; they have
+            ``input_mask``.
         folder: the run's; gets ``resume/``, ``train_log.jsonl`` and TensorBoard's files.
         num_train_steps: updates in all.
         examples_per_step: size of the global batch.
         log_steps: how often a step is logged.
         save_checkpoints_steps: how often the run can be resumed from.
+        evaluate: gives values to log beside those of the step, under names of their own.
+        eval_steps: how often that is done; in any case it is after the last step.
+
+    Raises:
+        InputError: if the micro-batches do not fit, there is nothing left to train, or the loss is
+            not a number any more.
+        Terminated: after a SIGTERM.
     """
+    step.check_batch_size(examples_per_step // tf.distribute.get_strategy().num_replicas_in_sync)
     manager = ResumePoints(step.model, step.optimizer, folder / "resume", save_checkpoints_steps)
     global_step = step.optimizer.iterations.value
     trainer = Trainer(step, names)
-
-    def steps_until_stop(done: int) -> int:
-        return min(interval - done % interval for interval in (log_steps, save_checkpoints_steps))
+    intervals = [log_steps, save_checkpoints_steps, *([eval_steps] if eval_steps else [])]
 
     # Orbit prints to stdout, which belongs to a command's results.
     with pathlib.Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
         controller = orbit.Controller(
             global_step=global_step,
             trainer=trainer,
-            steps_per_loop=steps_until_stop,
+            steps_per_loop=lambda done: min(i - done % i for i in intervals),
             checkpoint_manager=manager,
         )
         first_step = int(global_step.numpy())
-        verb = "resuming" if first_step else "starting"
+        verb = "resuming" if manager.latest_checkpoint else "starting"
         logger.info("%s at step %d of %d", verb, first_step, num_train_steps)
+        if first_step > num_train_steps:
+            raise InputError(
+                f"there is nothing to train: {first_step} steps are done already, but "
+                f"num_train_steps is {num_train_steps}; give more steps"
+            )
         if first_step == num_train_steps:
             return
         trainer.train_dataset = dataset_from(first_step)
@@ -254,14 +393,43 @@ def train(
         )
         writer = tf.summary.create_file_writer(str(folder))
 
+        def stop_if_asked(done: int) -> None:
+            if asked_to_stop.is_set():
+                manager.save(check_interval=False)
+                raise Terminated(
+                    f"stopped by SIGTERM after step {done} of {num_train_steps}; the same command "
+                    f"goes on from there, with what is in {manager.directory}"
+                )
+
         def report(values: dict[str, float]) -> None:
             done = int(global_step.numpy())
-            for name, value in log(done, values).items():
+            _refuse_divergence(values, done)
+            evaluated: dict[str, float] = {}
+            if evaluate and (done == num_train_steps or (eval_steps and done % eval_steps == 0)):
+                with log.paused():
+                    evaluated = evaluate()
+            for name, value in log(done, trainer.num_tokens, values, evaluated).items():
                 tf.summary.scalar(name, value, step=done)
+            stop_if_asked(done)
 
         controller.train_actions = (report,)
-        with writer.as_default(), contextlib.closing(log):
+        with (
+            deferred_termination() as asked_to_stop,
+            writer.as_default(),
+            contextlib.closing(log),
+        ):
             controller.train(num_train_steps)
+            stop_if_asked(num_train_steps)
+
+
+def _refuse_divergence(values: dict[str, float], done: int) -> None:
+    """Ends a run whose weights are lost, before it replaces the point from which it could go on."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"training has diverged: {name} is {value} at step {done}. Try a lower "
+                "--learning_rate or a longer warm-up, in another folder or with --overwrite"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +438,7 @@ class Evaluation:
 
     Attributes:
         outputs: float32 [num_examples, ...], row i for example i.
-        losses: the loss's parts and, as ``loss``, their sum; empty without labels.
+        losses: ``loss`` and its parts by name; empty without labels.
     """
 
     outputs: np.ndarray
@@ -289,7 +457,7 @@ class Evaluator:
         def forward(batch: Batch) -> tuple[tf.Tensor, dict[str, LossTerm]]:
             inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
             outputs = model(inputs, training=False)
-            return outputs, loss(outputs, batch) if loss is not None else {}
+            return outputs, loss.terms(outputs, batch) if loss is not None else {}
 
         self._forward = tf.function(forward, autograph=False, reduce_retracing=True)
 
@@ -325,7 +493,7 @@ class Evaluator:
             for name, parts in terms.items()
         }
         if losses:
-            losses = {"loss": sum(losses.values()), **(losses if len(losses) > 1 else {})}
+            losses = {"loss": sum(losses.values()), **losses}
         return Evaluation(np.concatenate(outputs)[order], losses)
 
 

@@ -69,11 +69,12 @@ def refused(model, path, **arguments):
 # --- in and out ---------------------------------------------------------------------------------
 
 
-def test_load_save_load_is_bit_equal_with_the_optimizer(original_tiny, tmp_path):
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+def test_load_save_load_is_bit_equal_with_the_optimizer(kind, original_tiny, tmp_path):
     config, path = original_tiny
     original = contents(path)
     assert sum(name.endswith(("/adam_m", "/adam_v")) for name in original) > 100
-    model, optimizer = BertPretrainer(config), create_optimizer(1e-4, 500, 0)
+    model, optimizer = BertPretrainer(config), create_optimizer(1e-4, 500, 0, optimizer=kind)
     report = load_checkpoint(model, path, optimizer=optimizer)
     assert set(report.loaded) == set(original)
     assert report.missing == report.unused == report.misshapen == ()
@@ -84,7 +85,7 @@ def test_load_save_load_is_bit_equal_with_the_optimizer(original_tiny, tmp_path)
     save_checkpoint(model, tmp_path / "model.ckpt", optimizer=optimizer)
     assert_equal_contents(contents(tmp_path / "model.ckpt"), original)
 
-    again, other = BertPretrainer(config), create_optimizer(1e-4, 500, 0)
+    again, other = BertPretrainer(config), create_optimizer(1e-4, 500, 0, optimizer=kind)
     load_checkpoint(again, tmp_path / "model.ckpt", optimizer=other)
     for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -118,7 +118,8 @@ def test_the_run_learns_and_its_folder_is_whole(trained, testdata):
     assert stored == bert_tf.BertConfig.from_json_file(original / "bert_config.json")
     log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [30, 60, 90, 120, 150]
-    assert set(log[0]) == {"step", "loss", "learning_rate", "grad_norm", "examples_per_second"}
+    rates = {"examples_per_second", "tokens_per_second"}
+    assert set(log[0]) == {"step", "loss", "learning_rate", "grad_norm", *rates}
     assert log[0]["learning_rate"] == pytest.approx(1e-3 * (1 - 29 / 150), rel=1e-6)
     assert log[-1]["loss"] < 0.7 * log[0]["loss"]
     assert list(folder.glob("events.out.tfevents.*"))
@@ -275,30 +276,53 @@ def command_line(data_dir, model_flags, folder, *more):
     ]  # fmt: skip
 
 
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(data_dir, model_flags, tmp_path):
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_dir, model_flags):
+    """The folder of a run in a process of its own that nothing happened to."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     subprocess.run(
-        command_line(data_dir, model_flags, undisturbed),
-        env=environment, check=True, capture_output=True,
+        command_line(data_dir, model_flags, folder),
+        env=ENVIRONMENT, check=True, capture_output=True,
     )  # fmt: skip
-    command = command_line(data_dir, model_flags, killed)
+    return folder
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
+    sent, undisturbed, data_dir, model_flags, tmp_path
+):
+    stopped = tmp_path / "stopped"
+    command = command_line(data_dir, model_flags, stopped)
+    if sent == signal.SIGTERM:
+        command.append("--save_checkpoints_steps=1000")  # what it goes on from is saved for it
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    log = killed / "train_log.jsonl"
+    log = stopped / "train_log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= 10):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.poll() is None, "the run ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "bert_model.ckpt.index").exists()
+    process.send_signal(sent)
+    _, said = process.communicate()
+    assert not (stopped / "bert_model.ckpt.index").exists()
+    goes_on = "resuming at step "
+    if sent == signal.SIGTERM:
+        assert process.returncode == 143
+        assert "Traceback" not in said
+        last = said.splitlines()[-1]
+        step = len(log.read_text().splitlines())
+        assert last.startswith(f"bert-tf: stopped by SIGTERM after step {step} of 90; the same")
+        assert last.endswith(f"{stopped / 'resume'}")
+        goes_on += f"{step} of 90\n"
 
-    resumed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    assert "resuming at step" in resumed.stderr
-    one, other = weights(undisturbed), weights(killed)
+    resumed = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    assert goes_on in resumed.stderr
+    one, other = weights(undisturbed), weights(stopped)
     assert set(one) == set(other)
     for name in one:
         assert np.array_equal(one[name], other[name]), name

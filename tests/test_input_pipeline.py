@@ -142,6 +142,19 @@ def test_batches_equal_naive_padding(features, fixed_length):
         assert_same_batch(batch, naive(features, rows, fixed_length))
 
 
+def test_rounding_up_stops_at_the_longest_that_a_model_takes(features):
+    lengths = features.texts.input_ids.lengths
+    longest = int(lengths.max())
+    assert longest % 8  # else there is nothing to see
+    plan = evaluation_plan(lengths, 5)
+    bounded = list(batches(features, plan, max_length=longest).as_numpy_iterator())
+    rounded = list(batches(features, plan).as_numpy_iterator())
+    assert bounded[0]["input_ids"].shape[1] == longest < rounded[0]["input_ids"].shape[1]
+    for batch, other in zip(bounded, rounded, strict=True):
+        for name in ("input_ids", "input_mask", "segment_ids"):
+            np.testing.assert_array_equal(batch[name], other[name][:, :longest])
+
+
 def test_the_last_batch_of_an_evaluation_is_smaller(features):
     plan = evaluation_plan(features.texts.input_ids.lengths, 5)
     seen = []

@@ -1,4 +1,6 @@
-"""Tests of bert_tf.optimization against recipe.md's formulas in float64 NumPy."""
+"""Tests of bert_tf.optimization against the formulas of its sources in float64 NumPy."""
+
+import functools
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ from bert_tf.errors import InputError
 from bert_tf.heads import BertClassifier, BertPretrainer
 from bert_tf.optimization import (
     AdamWeightDecay,
+    Lamb,
     LinearWarmupAndDecay,
     clip_by_global_norm,
     create_optimizer,
@@ -40,6 +43,26 @@ class Reference:
             self.w[i] = self.w[i] - rate * update
 
 
+class LambReference(Reference):
+    """Algorithm 2 of arXiv 1904.00962, line by line; phi is the identity."""
+
+    def step(self, gradients, rate):
+        self.t += 1
+        for i, g in enumerate(gradients):
+            self.m[i] = 0.9 * self.m[i] + (1 - 0.9) * g
+            self.v[i] = 0.999 * self.v[i] + (1 - 0.999) * g**2
+            m_hat = self.m[i] / (1 - 0.9**self.t)
+            v_hat = self.v[i] / (1 - 0.999**self.t)
+            r = m_hat / (np.sqrt(v_hat) + 1e-6)
+            if self.decayed[i]:
+                update = r + 0.01 * self.w[i]
+                w_norm, update_norm = np.linalg.norm(self.w[i]), np.linalg.norm(update)
+                ratio = w_norm / update_norm if w_norm > 0 and update_norm > 0 else 1.0
+                self.w[i] = self.w[i] - rate * ratio * update
+            else:
+                self.w[i] = self.w[i] - rate * r
+
+
 def rate_at(step, init_lr, num_train_steps, num_warmup_steps):
     if step < num_warmup_steps:
         return init_lr * step / num_warmup_steps
@@ -61,19 +84,26 @@ def is_decayed(path):
 SCALES = (1e-7, 1e-6, 1e-4, 0.1, 30.0)
 
 
-@pytest.mark.parametrize("bias_correction", [False, True])
+OPTIMIZERS = {
+    "adamw": ({}, Reference),
+    "corrected": ({"bias_correction": True}, functools.partial(Reference, bias_correction=True)),
+    "lamb": ({"optimizer": "lamb"}, LambReference),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("in_graph", [False, True])
-def test_updates_equal_the_formulas(tiny_config, bias_correction, in_graph):
+def test_updates_equal_the_formulas(tiny_config, kind, in_graph):
+    arguments, make_reference = OPTIMIZERS[kind]
     model = BertPretrainer(tiny_config)
     variables = model.trainable_variables
     rng = np.random.default_rng(9)
     for variable in variables:
         variable.assign(rng.normal(size=variable.shape))
-    optimizer = create_optimizer(0.02, 13, 3, bias_correction=bias_correction)
-    reference = Reference(
+    optimizer = create_optimizer(0.02, 13, 3, **arguments)
+    reference = make_reference(
         [variable.numpy() for variable in variables],
         [is_decayed(variable.path) for variable in variables],
-        bias_correction,
     )
 
     def apply(gradients):
@@ -132,6 +162,36 @@ def test_exactly_these_variables_are_not_decayed(tiny_config):
         np.testing.assert_allclose(variable, np.full(variable.shape, expected), rtol=1e-7)
 
 
+def test_exactly_these_variables_are_neither_decayed_nor_scaled_by_lamb(tiny_config):
+    model = BertPretrainer(tiny_config)
+    variables = model.trainable_variables
+    excluded = {v.path for v in variables if not AdamWeightDecay(0.1).is_decayed(v)}
+    assert len(excluded) == 2 + 2 * 10 + 1 + 5  # which ones: see above
+    for variable in variables:
+        variable.assign(tf.fill(variable.shape, 7.0))
+    # r is 1 in the first step: a scaled update has the size of the weight, 7, another that of r.
+    Lamb(0.1).apply_gradients([(tf.ones(v.shape), v) for v in variables])
+    for variable in variables:
+        expected = 7.0 - 0.1 * (1.0 if variable.path in excluded else 7.0)
+        np.testing.assert_allclose(
+            variable, np.full(variable.shape, expected), rtol=1e-5, err_msg=variable.path
+        )
+
+
+@pytest.mark.parametrize(
+    ("weight", "gradient", "expected"),
+    [(0.0, 1.0, -0.1), (0.0, 0.0, 0.0), (3.0, 0.0, 3.0 - 0.1 * 3.0)],
+)
+def test_the_trust_ratio_is_1_where_a_norm_is_0(weight, gradient, expected):
+    variable = keras.Variable(tf.fill([5], weight), name="kernel")
+    Lamb(0.1).apply_gradients([(tf.fill([5], gradient), variable)])
+    np.testing.assert_allclose(variable, np.full(5, expected), rtol=1e-5)
+    if not weight:
+        variable.assign(tf.fill([5], weight))
+        Lamb(0.1, weight_decay_rate=0.0).apply_gradients([(tf.fill([5], gradient), variable)])
+        np.testing.assert_allclose(variable, np.full(5, expected), rtol=1e-5)
+
+
 def test_a_classifiers_head_is_decayed_but_for_its_bias(tiny_config):
     model = BertClassifier(tiny_config, 3)
     optimizer = create_optimizer(0.1, 10, 0)
@@ -139,14 +199,15 @@ def test_a_classifiers_head_is_decayed_but_for_its_bias(tiny_config):
     assert not optimizer.is_decayed(model.output_bias)
 
 
-def test_sparse_gradients_equal_dense_ones():
+@pytest.mark.parametrize("kind", [AdamWeightDecay, Lamb])
+def test_sparse_gradients_equal_dense_ones(kind):
     start = np.random.default_rng(10).normal(size=(7, 3)).astype(np.float32)
     sparse, dense = (keras.Variable(start, name="kernel") for _ in range(2))
     rows = tf.constant([[1.0, 2, 3], [4, 5, 6], [0.5, 0.5, 0.5]])
     slices = tf.IndexedSlices(rows, tf.constant([5, 2, 5]), tf.constant([7, 3]))
     summed = np.zeros((7, 3), np.float32)
     np.add.at(summed, [5, 2, 5], rows.numpy())
-    one, other = AdamWeightDecay(0.1), AdamWeightDecay(0.1)
+    one, other = kind(0.1), kind(0.1)
     for _ in range(3):
         one.apply_gradients([(slices, sparse)])
         other.apply_gradients([(tf.constant(summed), dense)])
@@ -225,14 +286,24 @@ def test_the_schedule_refuses_lengths_that_are_none():
         create_optimizer(0.1, 10, -1)
 
 
-def test_an_optimizer_comes_back_from_its_configuration():
-    optimizer = create_optimizer(3e-5, 70, 7, weight_decay_rate=0.02, bias_correction=True)
+@pytest.mark.parametrize(("name", "kind"), [("adamw", AdamWeightDecay), ("lamb", Lamb)])
+def test_an_optimizer_comes_back_from_its_configuration(name, kind):
+    optimizer = create_optimizer(
+        3e-5, 70, 7, weight_decay_rate=0.02, bias_correction=True, optimizer=name
+    )
     restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert type(restored) is AdamWeightDecay
+    assert type(restored) is type(optimizer) is kind
+    assert restored.weight_decay_rate == 0.02
+    assert restored.bias_correction
     assert restored.get_config() == optimizer.get_config()
     for step in (0, 3, 7, 50):
         assert float(restored.schedule(step)) == float(optimizer.schedule(step))
     assert float(AdamWeightDecay(0.25).schedule(3)) == 0.25
+
+
+def test_another_optimizer_is_refused():
+    with pytest.raises(InputError, match="--optimizer must be one of adamw, lamb, but is 'sgd'"):
+        create_optimizer(0.1, 10, 0, optimizer="sgd")
 
 
 # --- clipping -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -13,17 +14,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.checkpoint import load_checkpoint, variables_by_name
+from bert_tf.checkpoint import load_checkpoint, save_checkpoint, variables_by_name
+from bert_tf.errors import InputError
 from bert_tf.functional import dropout
 from bert_tf.heads import BertClassifier, BertPretrainer
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
-from bert_tf.losses import LossTerm, masked_lm_loss, single_label_loss
+from bert_tf.losses import (
+    Loss,
+    LossTerm,
+    examples_weight,
+    masked_lm_loss,
+    masked_lm_weight,
+    single_label_loss,
+)
 from bert_tf.optimization import create_optimizer
 from bert_tf.packing import PackedTexts, RaggedIds
+from bert_tf.termination import Terminated
 from bert_tf.training import Evaluator, TrainLog, TrainStep, dropout_seed, train
 
 
-def pretraining_loss(outputs, batch):
+def pretraining_terms(outputs, batch):
     return {
         "masked_lm_loss": masked_lm_loss(
             outputs["masked_lm_logits"], batch["masked_lm_ids"], batch["masked_lm_weights"]
@@ -34,8 +44,18 @@ def pretraining_loss(outputs, batch):
     }
 
 
-def classifier_loss(logits, batch):
-    return {"loss": single_label_loss(logits, batch["label_ids"])}
+def pretraining_weights(batch):
+    return {
+        "masked_lm_loss": masked_lm_weight(batch["masked_lm_weights"]),
+        "next_sentence_loss": examples_weight(batch["next_sentence_labels"]),
+    }
+
+
+pretraining_loss = Loss(pretraining_terms, pretraining_weights)
+classifier_loss = Loss(
+    lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
+    lambda batch: {"loss": examples_weight(batch["label_ids"])},
+)
 
 
 def without_dropout(config):
@@ -125,8 +145,10 @@ class Probe(keras.Model):
         return self.kernel.value * tf.cast(inputs["input_ids"], tf.float32)
 
 
-def probe_loss(outputs, batch):
-    return {"loss": LossTerm(tf.reduce_sum(outputs), tf.constant(1.0))}
+probe_loss = Loss(
+    lambda outputs, batch: {"loss": LossTerm(tf.reduce_sum(outputs), tf.constant(1.0))},
+    lambda batch: {"loss": tf.constant(1.0)},
+)
 
 
 def test_each_step_gives_the_model_the_seed_of_its_number():
@@ -149,6 +171,16 @@ def test_a_weight_that_the_loss_does_not_reach_stays_and_the_norm_is_the_unclipp
     assert float(values["learning_rate"]) == pytest.approx(0.1)
     # The slots hold the clipped gradient.
     np.testing.assert_allclose(step.optimizer.adam_m[0], [0.06, 0.08], rtol=1e-6)
+
+
+def test_a_loss_of_one_part_is_reported_by_its_name_too():
+    loss = Loss(
+        lambda outputs, batch: {"only": LossTerm(tf.reduce_sum(outputs), tf.constant(1.0))},
+        lambda batch: {"only": tf.constant(1.0)},
+    )
+    step = TrainStep(Probe(), create_optimizer(0.1, 10, 0), loss, seed=7)
+    values = step({"input_ids": tf.constant([[3, 4]])})
+    assert float(values["loss"]) == float(values["only"]) == 7.0
 
 
 # --- several devices ----------------------------------------------------------------------------
@@ -179,32 +211,57 @@ def global_batches(config, first, last):
 
 
 NAMES = ("loss", "masked_lm_loss", "next_sentence_loss", "grad_norm", "learning_rate")
+RATES = ("examples_per_second", "tokens_per_second")
 
 
-def train_tiny(config, folder, weights=None, last=8, available=None, **intervals):
+def masked_lm_accuracy(outputs, batch):
+    right = tf.argmax(outputs["masked_lm_logits"], -1, tf.int32) == batch["masked_lm_ids"]
+    weights = batch["masked_lm_weights"]
+    total = tf.reduce_sum(tf.cast(right, tf.float32) * weights)
+    return {"masked_lm_accuracy": LossTerm(total, tf.reduce_sum(weights))}
+
+
+def train_tiny(
+    config, folder, weights=None, last=8, available=None, micro_batch_size=None, model=None,
+    optimizer=None, **arguments,
+):  # fmt: skip
     """Trains a small pretrainer; returns its weights, and its initial ones."""
     strategy = tf.distribute.get_strategy()
-    model = BertPretrainer(config)
+    model = model or BertPretrainer(config)
     if weights is not None:
         model.set_weights(weights)
     initial = model.get_weights()
-    step = TrainStep(model, create_optimizer(0.01, 10, 2), pretraining_loss, seed=3)
+    step = TrainStep(
+        model,
+        optimizer or create_optimizer(0.01, 10, 2),
+        pretraining_loss,
+        seed=3,
+        metrics=masked_lm_accuracy,
+        micro_batch_size=micro_batch_size,
+    )
     train(
         step,
-        NAMES,
+        (*NAMES, "masked_lm_accuracy"),
         lambda first: strategy.experimental_distribute_dataset(
             global_batches(config, first, available or last)
         ),
         folder,
         num_train_steps=last,
         examples_per_step=6,
-        **{"log_steps": 2, "save_checkpoints_steps": 4} | intervals,
+        **{"log_steps": 2, "save_checkpoints_steps": 4} | arguments,
     )
     return model.get_weights(), initial
 
 
 def read_log(folder):
     return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def without_rates(folder):
+    return [
+        {name: value for name, value in line.items() if name not in RATES}
+        for line in read_log(folder)
+    ]
 
 
 TWO_DEVICES = """
@@ -223,11 +280,19 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     weights = [initial[f"arr_{i}"] for i in range(len(initial))]
     final, _ = test_training.train_tiny(config, folder, weights)
+    lamb, _ = test_training.train_tiny(
+        config,
+        folder / "lamb",
+        weights,
+        optimizer=test_training.create_optimizer(0.01, 10, 2, optimizer="lamb"),
+        micro_batch_size=1,  # of the 3 examples that each device takes
+    )
     model = test_training.Probe()
     step = test_training.TrainStep(
         model, test_training.create_optimizer(0.1, 9, 0), test_training.probe_loss, seed=7
     )
 np.savez(folder / "final.npz", *final)
+np.savez(folder / "lamb" / "final.npz", *lamb)
 ids = {"input_ids": tf.constant([[3, 4]])}
 values = strategy.run(step, args=(ids,))
 print(sorted(seed for _, seed in model.seeds))
@@ -236,35 +301,42 @@ print(model.kernel.numpy().tolist(), step.optimizer.adam_m[0].numpy().tolist())
 """
 
 
+def assert_same_training(actual, expected, initial, config):
+    """Weights of equal updates whose sums were taken in another order."""
+    paths = [variable.path for variable in BertPretrainer(config).weights]
+    moved = 0
+    for path, value, goal, start in zip(paths, actual, expected, initial, strict=True):
+        # The gradient of a key's bias is 0 (softmax does not see it): what Adam makes of its
+        # rounding errors differs with the order of a sum.
+        if path.endswith("key/bias"):
+            assert np.abs(value - goal).max() < 1e-4
+        else:
+            assert np.linalg.norm(value - goal) <= 1e-6 * max(np.linalg.norm(goal), 1.0), path
+        moved += np.abs(goal - start).max() > 1e-3
+    assert moved > len(initial) // 2
+
+
 def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
     config = without_dropout(tiny_config)
     one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
+    for folder in (one, two):
+        (folder / "lamb").mkdir(parents=True)
     expected, initial = train_tiny(config, one)
+    lamb = create_optimizer(0.01, 10, 2, optimizer="lamb")
+    expected_lamb, _ = train_tiny(config, one / "lamb", initial, optimizer=lamb)
     np.savez(two / "initial.npz", *initial)
     (two / "bert_config.json").write_text(config.to_json_string())
     command = [sys.executable, "-c", TWO_DEVICES, pathlib.Path(__file__).parent, two]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
-    final = np.load(two / "final.npz")
-    moved = 0
-    paths = [variable.path for variable in BertPretrainer(config).weights]
-    for i, (value, start) in enumerate(zip(expected, initial, strict=True)):
-        # The gradient of a key's bias is 0 (softmax does not see it): what Adam makes of its
-        # rounding errors differs with the order of a sum.
-        difference = final[f"arr_{i}"] - value
-        if paths[i].endswith("key/bias"):
-            assert np.abs(difference).max() < 1e-4
-        else:
-            assert np.linalg.norm(difference) <= 1e-6 * max(np.linalg.norm(value), 1.0), paths[i]
-        moved += np.abs(value - start).max() > 1e-3
-    assert moved > len(initial) // 2
-    for a, b in zip(read_log(two), read_log(one), strict=True):
-        assert {**a, "examples_per_second": 0} == pytest.approx(
-            {**b, "examples_per_second": 0}, rel=1e-5
-        )
+    for name, goal in (("", expected), ("lamb", expected_lamb)):
+        final = np.load(two / name / "final.npz")
+        actual = [final[f"arr_{i}"] for i in range(len(final))]
+        assert_same_training(actual, goal, initial, config)
+        for a, b in zip(without_rates(two / name), without_rates(one / name), strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(expected, expected_lamb, strict=True))
     # Each replica drops other elements; the gradient is summed, then clipped, then applied once.
     seeds, norms, kernel_and_slot = run.stdout.splitlines()[-3:]
     assert json.loads(seeds) == sorted(
@@ -277,31 +349,249 @@ def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
     np.testing.assert_allclose(kernel, 1 - 0.1 * u, rtol=1e-5)
 
 
+# --- micro-batches ------------------------------------------------------------------------------
+
+
+class MeanOfMeans(TrainStep):
+    """The usual mistake: each micro-batch is divided by its own weight, then by their number."""
+
+    def _differentiate(self, batch, weights, seed):
+        own = self.loss.weights(batch)
+        number = tf.cast(6 // self.micro_batch_size, tf.float32)
+        return super()._differentiate(batch, {n: number * own[n] for n in own}, seed)
+
+
+def take_steps(kind, step_class, config, initial, micro_batch_size, size=6):
+    """Five steps; returns the weights and the last step's values."""
+    model = BertPretrainer(config) if kind == "pretrainer" else BertClassifier(config, 3)
+    if initial:
+        model.set_weights(initial)
+    start = model.get_weights()
+    step = step_class(
+        model,
+        create_optimizer(0.01, 10, 2),
+        pretraining_loss if kind == "pretrainer" else classifier_loss,
+        seed=3,
+        metrics=masked_lm_accuracy if kind == "pretrainer" else None,
+        micro_batch_size=micro_batch_size,
+    )
+    # A batch's shape is not known ahead: rows are as long as its longest, the last one is smaller.
+    batch = global_batch(config, 0, size)
+    specs = {name: tf.TensorSpec([None] * value.ndim, value.dtype) for name, value in batch.items()}
+    specs["label_ids"] = specs["next_sentence_labels"]
+    update = tf.function(step, autograph=False, input_signature=[specs])
+    for number in range(5):
+        batch = global_batch(config, number, size)
+        values = update({**batch, "label_ids": batch["next_sentence_labels"]})
+    return model.get_weights(), start, {name: float(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("kind", ["pretrainer", "classifier"])
+def test_micro_batches_give_the_update_of_the_whole_batch(tiny_config, kind):
+    config = without_dropout(tiny_config)
+    weights = [global_batch(config, number)["masked_lm_weights"] for number in range(5)]
+    assert all(w[:3].sum() != w[3:].sum() for w in weights)
+    expected, initial, values = take_steps(kind, TrainStep, config, None, None)
+    for micro_batch_size in (1, 2, 3, 6):
+        final, _, accumulated = take_steps(kind, TrainStep, config, initial, micro_batch_size)
+        assert accumulated == pytest.approx(values, rel=1e-5)
+        if kind == "pretrainer":
+            assert_same_training(final, expected, initial, config)
+        for value, goal in zip(final, expected, strict=True):
+            np.testing.assert_allclose(value, goal, rtol=0, atol=1e-4)
+    if kind == "pretrainer":  # the classifier's weights are equal, so that it would not be seen
+        wrong, _, _ = take_steps(kind, MeanOfMeans, config, initial, 3)
+        with pytest.raises(AssertionError):
+            assert_same_training(wrong, expected, initial, config)
+
+
+class Noise(Probe):
+    """Its gradient is a function of the dropout seed."""
+
+    def call(self, inputs, training=False, dropout_seed=None):
+        return self.kernel.value * tf.random.stateless_uniform([2], dropout_seed)
+
+
+def test_micro_batches_drop_other_elements_in_other_steps(tiny_config):
+    step = TrainStep(Noise(), create_optimizer(0.1, 9, 0), probe_loss, 7, micro_batch_size=2)
+    for number in range(2):
+        values = step({"input_ids": tf.zeros([6, 4], tf.int32)})
+        seed = dropout_seed(7, tf.constant(number), 0)
+        parts = [
+            tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, i))
+            for i in range(3)
+        ]
+        assert len({tuple(part.numpy()) for part in parts}) == 3
+        np.testing.assert_allclose(values["grad_norm"], np.linalg.norm(sum(parts)), rtol=1e-6)
+    assert (step.model.unused.numpy() == 1).all()  # no gradient is not a gradient of 0
+
+
+def test_the_graph_does_not_grow_with_the_number_of_micro_batches(tiny_config):
+    def nodes(size):
+        model = BertPretrainer(tiny_config)
+        step = TrainStep(
+            model, create_optimizer(0.1, 9, 0), pretraining_loss, 7, micro_batch_size=1
+        )
+        batch = {name: tf.constant(v) for name, v in global_batch(tiny_config, 0, size).items()}
+        graph = tf.function(step, autograph=False).get_concrete_function(batch).graph.as_graph_def()
+        return len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
+
+    assert nodes(8) == nodes(2)
+
+
+def test_micro_batches_of_different_sizes_are_refused(tiny_config, tmp_path):
+    step = TrainStep(
+        BertPretrainer(tiny_config), create_optimizer(0.1, 9, 0), pretraining_loss, 7,
+        micro_batch_size=4,
+    )  # fmt: skip
+    says = "--micro_batch_size=4 does not divide the 6 examples"
+    with pytest.raises(InputError, match=says):
+        step({name: tf.constant(value) for name, value in global_batch(tiny_config, 0).items()})
+    with pytest.raises(InputError, match=says):
+        train_tiny(tiny_config, tmp_path, micro_batch_size=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_metric_without_weight_is_0():
+    def metrics(outputs, batch):
+        return {
+            "a": LossTerm(tf.constant(3.0), tf.constant(0.0)),
+            "b": LossTerm(tf.constant(3.0), tf.constant(4.0)),
+        }
+
+    for micro_batch_size in (None, 1):
+        step = TrainStep(
+            Noise(), create_optimizer(0.1, 9, 0), probe_loss, 7,
+            metrics=metrics, micro_batch_size=micro_batch_size,
+        )  # fmt: skip
+        values = step({"input_ids": tf.constant([[1, 2], [3, 4]])})
+        assert (float(values["a"]), float(values["b"])) == (0.0, 0.75)
+
+
 # --- the loop -----------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_cut_off_goes_on_bit_for_bit(tiny_config, tmp_path):
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit(kind, tiny_config, tmp_path):
+    def arguments():
+        optimizer = create_optimizer(0.01, 10, 2, optimizer=kind)
+        return {"optimizer": optimizer, "micro_batch_size": 2 if kind == "lamb" else None}
+
     assert tiny_config.hidden_dropout_prob > 0
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    expected, initial = train_tiny(tiny_config, whole)
+    expected, initial = train_tiny(tiny_config, whole, **arguments())
     # The data ends after step 7: logged up to 6, saved at 4.
     with pytest.raises(tf.errors.OutOfRangeError):
-        train_tiny(tiny_config, cut, initial, available=7)
+        train_tiny(tiny_config, cut, initial, available=7, **arguments())
     assert [line["step"] for line in read_log(cut)] == [2, 4, 6]
     assert [path.name for path in (cut / "resume").glob("*.index")] == ["ckpt-4.index"]
     # Another initialisation: what the run needs is all in its folder.
-    final, other = train_tiny(tiny_config, cut)
+    final, other = train_tiny(tiny_config, cut, **arguments())
     assert any((a != b).any() for a, b in zip(other, initial, strict=True))
     for value, goal in zip(final, expected, strict=True):
         np.testing.assert_array_equal(value, goal)
+    assert without_rates(cut) == without_rates(whole)
+    assert [line["step"] for line in read_log(cut)] == [2, 4, 6, 8]
 
-    logs = [
-        [{**line, "examples_per_second": 0} for line in read_log(folder)] for folder in (cut, whole)
-    ]
-    assert logs[0] == logs[1]
-    assert [line["step"] for line in logs[0]] == [2, 4, 6, 8]
+
+def test_a_sigterm_ends_a_run_where_it_stands_and_it_goes_on_bit_for_bit(tiny_config, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    expected, initial = train_tiny(tiny_config, whole, evaluate=lambda: {"a": 1.0}, eval_steps=3)
+
+    def evaluate():
+        if (done := len(read_log(stopped))) == 1:  # that of step 2: this is step 3
+            signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) == before  # a second one acts as ever
+        return {"a": 1.0} if done else {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated, match=r"after step 3 of 8; the same command goes on .*/resume$"):
+        train_tiny(tiny_config, stopped, initial, evaluate=evaluate, eval_steps=3)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [line["step"] for line in read_log(stopped)] == [2, 3]
+    assert [path.name for path in (stopped / "resume").glob("*.index")] == ["ckpt-3.index"]
+    final, _ = train_tiny(tiny_config, stopped, evaluate=lambda: {"a": 1.0}, eval_steps=3)
+    for value, goal in zip(final, expected, strict=True):
+        np.testing.assert_array_equal(value, goal)
+    assert without_rates(stopped) == without_rates(whole)
+
+
+def test_a_sigterm_in_the_last_loop_leaves_nothing_to_train(tiny_config, tmp_path, caplog):
+    def evaluate():
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    with pytest.raises(Terminated, match="after step 4 of 4"):
+        train_tiny(tiny_config, tmp_path, last=4, evaluate=evaluate)
+    with caplog.at_level("INFO", "bert_tf"):
+        train_tiny(tiny_config, tmp_path, last=4, evaluate=evaluate)
+    assert "resuming at step 4 of 4" in caplog.text
+
+
+def test_a_run_can_start_from_another_runs_step(tiny_config, tmp_path, caplog):
+    folders = [tmp_path / name for name in ("whole", "first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    whole, first, second = folders
+    expected, initial = train_tiny(tiny_config, whole)
+
+    def begin():
+        """What another run has left after step 3, as a checkpoint with slots and step."""
+        model = BertPretrainer(tiny_config)
+        optimizer = create_optimizer(0.01, 10, 2)
+        load_checkpoint(model, tmp_path / "at_3.ckpt", optimizer=optimizer)
+        assert int(optimizer.iterations) == 3
+        return {"model": model, "optimizer": optimizer}
+
+    model, optimizer = BertPretrainer(tiny_config), create_optimizer(0.01, 10, 2)
+    model.set_weights(initial)
+    update = tf.function(TrainStep(model, optimizer, pretraining_loss, seed=3), autograph=False)
+    for number in range(3):
+        update({n: tf.constant(v) for n, v in global_batch(tiny_config, number).items()})
+    save_checkpoint(model, tmp_path / "at_3.ckpt", optimizer=optimizer)
+    reader = tf.train.load_checkpoint(str(tmp_path / "at_3.ckpt"))
+    assert reader.get_variable_to_dtype_map()["global_step"] == tf.int64
+    assert reader.get_tensor("global_step") == 3
+
+    with caplog.at_level("INFO", "bert_tf"):
+        with pytest.raises(tf.errors.OutOfRangeError):
+            train_tiny(tiny_config, first, available=7, **begin())
+        assert "starting at step 3 of 8" in caplog.text
+        assert [line["step"] for line in read_log(first)] == [4, 6]
+        final, _ = train_tiny(tiny_config, first, **begin())  # its own resume/ comes first
+        assert "resuming at step 4 of 8" in caplog.text
+    for value, goal in zip(final, expected, strict=True):
+        np.testing.assert_array_equal(value, goal)
+    assert without_rates(first) == without_rates(whole)[1:]
+
+    with pytest.raises(InputError, match="3 steps are done already, but num_train_steps is 2"):
+        train_tiny(tiny_config, second, last=2, **begin())
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf])
+def test_a_run_that_diverges_ends_before_it_replaces_its_last_good_state(
+    tiny_config, tmp_path, spoilt
+):
+    model = BertPretrainer(tiny_config)
+
+    def evaluate():
+        model.cls.seq_relationship.output_bias.assign([spoilt, 0.0])
+        return {}
+
+    step = TrainStep(model, create_optimizer(0.01, 10, 2), pretraining_loss, seed=3)
+    with pytest.raises(InputError, match=r"diverged: \w+ is (nan|inf) at step 4"):
+        train(
+            step, NAMES, lambda first: global_batches(tiny_config, first, 8), tmp_path,
+            num_train_steps=8, examples_per_step=6, log_steps=2, save_checkpoints_steps=1,
+            evaluate=evaluate, eval_steps=3,
+        )  # fmt: skip
+    assert [line["step"] for line in read_log(tmp_path)] == [2]
+    saved = tf.train.latest_checkpoint(tmp_path / "resume")
+    assert saved.endswith("ckpt-3")
 
 
 def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):
@@ -317,8 +607,16 @@ def test_the_log_has_every_interval_and_the_last_step(tiny_config, tmp_path, cap
     train_tiny(tiny_config, tmp_path, last=7, log_steps=3, save_checkpoints_steps=5)
     log = read_log(tmp_path)
     assert [line["step"] for line in log] == [3, 6, 7]
-    assert set(log[0]) == {"step", *NAMES, "examples_per_second"}
+    assert set(log[0]) == {"step", *NAMES, "masked_lm_accuracy", *RATES}
+    first = 0
     for line in log:
+        batches = [global_batch(tiny_config, number) for number in range(first, line["step"])]
+        first = line["step"]
+        tokens = sum(int(batch["input_mask"].sum()) for batch in batches)
+        examples = sum(len(batch["input_mask"]) for batch in batches)
+        assert line["tokens_per_second"] / line["examples_per_second"] == pytest.approx(
+            tokens / examples
+        )
         total = line["masked_lm_loss"] + line["next_sentence_loss"]
         assert line["loss"] == pytest.approx(total, rel=1e-6)
         # The rate of the update that made this step, counted from 0.
@@ -340,6 +638,43 @@ def test_a_log_line_that_was_cut_off_is_dropped(tmp_path):
         path.write_text("".join(lines) + torn)
         TrainLog(path, 4, 8, 3, 2).close()
         assert path.read_text() == "".join(lines[:2])
+
+
+def test_an_evaluation_is_logged_at_its_steps_and_at_the_end(tiny_config, tmp_path):
+    rounds = iter(range(1, 9))
+    train_tiny(
+        tiny_config, tmp_path, log_steps=2, save_checkpoints_steps=100, eval_steps=3,
+        evaluate=lambda: {"eval_loss": 0.5 * next(rounds)},
+    )  # fmt: skip
+    log = read_log(tmp_path)
+    assert [line["step"] for line in log] == [2, 3, 4, 6, 8]
+    evaluated = {line["step"]: line["eval_loss"] for line in log if "eval_loss" in line}
+    assert evaluated == {3: 0.5, 6: 1.0, 8: 1.5}
+    assert set(log[1]) == {"step", *NAMES, "masked_lm_accuracy", *RATES, "eval_loss"}
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    shown = {
+        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
+        for record in tf.data.TFRecordDataset(str(events))
+        for event in [tf.compat.v1.Event.FromString(record.numpy())]
+        for value in event.summary.value
+    }
+    for line in log:
+        for name in set(line) - {"step"}:
+            assert shown[line["step"], name] == pytest.approx(line[name]), name
+
+
+def test_an_evaluation_takes_no_time_from_the_rates(tmp_path, monkeypatch):
+    seconds = iter([100.0, 101.0, 131.0, 102.0 + 30.0, 135.0])
+    monkeypatch.setattr("bert_tf.training.time.perf_counter", lambda: next(seconds))
+    log = TrainLog(tmp_path / "train_log.jsonl", 4, 8, 3, 2)
+    with log.paused():  # from second 101 to 131
+        pass
+    log(6, 50, {"loss": 1.0}, {"eval_loss": 2.0})
+    log(8, 80, {"loss": 1.0}, {})
+    log.close()
+    one, other = read_log(tmp_path)
+    assert (one["examples_per_second"], one["tokens_per_second"]) == (3.0, 25.0)
+    assert (other["examples_per_second"], other["tokens_per_second"]) == (2.0, 10.0)
 
 
 # --- evaluation ---------------------------------------------------------------------------------
@@ -382,7 +717,8 @@ def test_evaluation_without_labels_and_with_several_losses(tiny_config, features
         term = single_label_loss(logits, batch["label_ids"])
         return {"a": term, "b": LossTerm(2.0 * term.total, term.weight, 1.0)}
 
-    losses = Evaluator(model, two)(batches(features, plan), len(plan)).losses
+    evaluator = Evaluator(model, Loss(two, classifier_loss.weights))
+    losses = evaluator(batches(features, plan), len(plan)).losses
     assert list(losses) == ["loss", "a", "b"]
     assert losses["loss"] == pytest.approx(losses["a"] + losses["b"])
     assert losses["b"] == pytest.approx(2 * losses["a"] * 23 / 24, rel=1e-6)

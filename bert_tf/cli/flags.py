@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from bert_tf.config import FineTuning, ModelFiles, lower_case_of
+from bert_tf.config import JOBS, ModelFiles, Training, lower_case_of
 from bert_tf.errors import InputError
 
 Configuration = TypeVar("Configuration")
@@ -62,7 +62,7 @@ def parse(
     layers = [given]
     if values["config"].value is not None:
         layers.append(_read_config(configuration, pathlib.Path(values["config"].value)))
-    if issubclass(configuration, FineTuning):
+    if issubclass(configuration, Training):
         layers.append(_settings_of_trained_folder(configuration, layers))
     if issubclass(configuration, ModelFiles):
         layers = [_complete_model_files(layer) for layer in layers]
@@ -152,8 +152,7 @@ def _settings_of_trained_folder(
     if not (folder / f"{CHECKPOINT}.index").exists() or not (folder / RUN_CONFIG).exists():
         return {}
     stored = _read_config(configuration, folder / RUN_CONFIG)
-    wishes = ("do_train", "do_eval", "do_predict", "output_dir")
-    return {name: value for name, value in stored.items() if name not in wishes}
+    return {name: value for name, value in stored.items() if name not in (*JOBS, "output_dir")}
 
 
 def _complete_model_files(given: dict[str, Any]) -> dict[str, Any]:
@@ -227,5 +226,10 @@ def prepare_tensorflow() -> None:
     # Without a GPU, TensorFlow calls the missing driver an error; with one, errors are to be seen.
     has_gpu = pathlib.Path("/dev/nvidiactl").exists()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_gpu else "3")
+    show_log()
+
+
+def show_log() -> None:
+    """Shows this package's notes on stderr."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("bert_tf").setLevel(logging.INFO)

@@ -5,10 +5,15 @@ import sys
 from collections.abc import Sequence
 
 from bert_tf.errors import InputError
+from bert_tf.termination import EXIT_STATUS, Terminated
 
 COMMANDS = {
+    "build_vocab": "Learn a vocabulary of word pieces from text.",
+    "create_pretraining_data": "Make masked-LM / next-sentence TFRecords from text.",
+    "run_pretraining": "Train masked-LM and next-sentence heads on such records.",
     "run_classifier": "Fine-tune, evaluate and predict: GLUE, or your own files.",
-    "predict": "Label texts with a trained model, one JSON object per line.",
+    "predict": "Label texts, or fill their [MASK], one JSON object per line.",
+    "plot_training": "Draw the curves of training runs.",
     "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",
     "quickstart": "Fine-tune a small pretrained model on the built-in sample, and try it.",
 }
@@ -21,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("--help", "-h", "help"):
         print("usage: bert-tf COMMAND [--flags]\n\nCommands (each has its own --help):")
         for name, summary in COMMANDS.items():
-            print(f"  {name:20} {summary}")
+            print(f"  {name:24} {summary}")
         return 0
     try:
         if command not in COMMANDS:
@@ -31,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"bert-tf: {error}", file=sys.stderr)
         return 2
+    except Terminated as stop:
+        print(f"bert-tf: {stop}", file=sys.stderr)
+        return EXIT_STATUS
+    except KeyboardInterrupt:
+        print(f"bert-tf: {command} was interrupted", file=sys.stderr)
+        return 130  # what a shell reports for a process that Ctrl-C ended
     except BrokenPipeError:
         return 0  # whoever read our output has stopped
     return 0

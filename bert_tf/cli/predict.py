@@ -1,34 +1,20 @@
 """``bert-tf predict``: texts in, one JSON object per text out."""
 
-import dataclasses
 import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from bert_tf.cli import flags
-from bert_tf.config import setting
+from bert_tf.config import Prediction
 from bert_tf.errors import InputError
 
 USAGE = """usage: bert-tf predict --model_dir=DIR [TEXT ...] [--flags]
+       bert-tf predict --task=fill_mask --checkpoint=DIR "the capital of France is [MASK] ."
 
-Labels each TEXT, or each line of --input_file, or each line of standard input. For a model of
-pairs, a tab separates the two texts. Prints one JSON object per text."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The settings of ``bert-tf predict``."""
-
-    model_dir: str | None = setting(None, "The output_dir of a finished training run.")
-    input_file: str | None = setting(None, "A file with one text per line.")
-    batch_size: int = setting(32, "Texts that go through the model at once.")
-
-    def __post_init__(self) -> None:
-        if self.model_dir is None:
-            raise InputError("--model_dir is missing: give the output_dir of a finished run")
-        if self.batch_size < 1:
-            raise InputError(f"--batch_size must be at least 1, but is {self.batch_size}")
+Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, or
+with what may stand for [MASK]. In a pair, a tab separates the two texts. Prints one JSON object
+per text."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,33 +25,27 @@ def run(arguments: Sequence[str]) -> None:
     flags.prepare_tensorflow()
     from bert_tf.predictor import Predictor
 
-    predictor = Predictor.load(settings.model_dir or "", settings.batch_size)
+    predictor = Predictor.load(
+        settings.model(), settings.batch_size, task=settings.task, **settings.options()
+    )
     lines: Iterable[str] = texts or _lines(settings.input_file)
     # Many batches at once, because sorting them by length saves padding; a person gets each answer.
     interactive = not texts and not settings.input_file and sys.stdin.isatty()
-    done = 0
-    for chunk in _chunks(lines, 1 if interactive else 64 * settings.batch_size):
-        inputs = [_text(predictor.takes_pairs, line, done + i) for i, line in enumerate(chunk, 1)]
-        for result in predictor.predict(inputs):
+    named = ((f"input {number}", line) for number, line in enumerate(lines, 1))
+    for chunk in _chunks(named, 1 if interactive else 64 * settings.batch_size):
+        names = [name for name, _ in chunk]
+        inputs = [predictor.parse(_utf8(line, name), name) for name, line in chunk]
+        for result in predictor.predict(inputs, name_of=names.__getitem__):
             print(json.dumps(result, ensure_ascii=False))
         sys.stdout.flush()
-        done += len(chunk)
 
 
-def _text(takes_pairs: bool, line: str, number: int) -> str | tuple[str, str]:
+def _utf8(line: str, name: str) -> str:
     try:
         line.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"input {number}: not UTF-8: {line!r}") from error
-    if not takes_pairs:
-        return line
-    parts = line.split("\t")
-    if len(parts) != 2:
-        raise InputError(
-            f"input {number}: this model takes pairs, two texts with one tab between them, but "
-            f"the input has {len(parts) - 1} tabs: {line!r}"
-        )
-    return parts[0], parts[1]
+        raise InputError(f"{name}: not UTF-8: {line!r}") from error
+    return line
 
 
 def _lines(path: str | None) -> Iterator[str]:
@@ -75,7 +55,7 @@ def _lines(path: str | None) -> Iterator[str]:
     yield from (line for _, line in numbered)
 
 
-def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
+def _chunks(lines: Iterable[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
     iterator = iter(lines)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk

@@ -28,13 +28,22 @@ from bert_tf.tasks.classification_data import (
     read_label_file,
 )
 from bert_tf.tasks.glue import find_task
+from bert_tf.tasks.model_files import (
+    check_vocabulary,
+    has_model,
+    read_config,
+    refuse_results,
+    require_settings,
+    settings_of_run,
+    with_trained_model,
+    write_model_files,
+)
 from bert_tf.tasks.text_classifier import TextClassifier
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import TrainStep, train
 
 COMMAND = "run_classifier"
 LOGGED = ("loss", "grad_norm", "learning_rate")
-MODEL_SETTINGS = ("vocab_file", "bert_config_file", "init_checkpoint", "do_lower_case")
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +65,7 @@ def run(settings: Classification) -> dict[str, float]:
 def load(folder: pathlib.Path) -> TextClassifier:
     """The classifier of a trained run's folder."""
     run_folder.require_model(folder)
-    settings = _settings_of(folder)
+    settings = settings_of_run(folder, COMMAND, Classification)
     config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
     task = _find_task(settings)
     labels = _labels_of(folder, task)
@@ -94,27 +103,12 @@ class _Prepared:
 
 
 def _prepare(settings: Classification, labels: tuple[str, ...] | None = None) -> _Prepared:
-    for name in ("vocab_file", "bert_config_file", "init_checkpoint"):
-        if getattr(settings, name) is None:
-            raise InputError(
-                f"--{name} is missing; give it, or the folder of a released checkpoint with "
-                "--checkpoint"
-            )
-    config = BertConfig.from_json_file(settings.bert_config_file or "")
-    if settings.max_seq_length > config.max_position_embeddings:
-        raise InputError(
-            f"--max_seq_length={settings.max_seq_length} is more than the model's "
-            f"max_position_embeddings, {config.max_position_embeddings}"
-        )
+    require_settings(settings, ("vocab_file", "bert_config_file", "init_checkpoint"))
+    config = read_config(settings)
     tokenizer = FullTokenizer(
         settings.vocab_file or "", do_lower_case=settings.do_lower_case is not False
     )
-    if len(tokenizer.vocabulary) != config.vocab_size:
-        raise InputError(
-            f"--vocab_file {settings.vocab_file} has {len(tokenizer.vocabulary)} pieces, but "
-            f"{settings.bert_config_file} has vocab_size {config.vocab_size}; use the vocab.txt "
-            "that the checkpoint was trained on"
-        )
+    check_vocabulary(tokenizer.vocabulary, config, settings)
     Checkpoint(settings.init_checkpoint or "").check_config(config, settings.bert_config_file or "")
 
     task = _find_task(settings)
@@ -214,7 +208,13 @@ class _TrainingRun:
             lengths, settings.train_batch_size, self.num_train_steps, settings.seed
         )
         train(
-            TrainStep(classifier.model, optimizer, classifier.loss, settings.seed),
+            TrainStep(
+                classifier.model,
+                optimizer,
+                classifier.loss,
+                settings.seed,
+                micro_batch_size=settings.micro_batch_size,
+            ),
             LOGGED,
             lambda step: classifier.batches(features, plan[step:]),
             folder,
@@ -228,11 +228,7 @@ class _TrainingRun:
 
 
 def _save_model(prepared: _Prepared, classifier: TextClassifier, folder: pathlib.Path) -> None:
-    run_folder.write_text(folder / run_folder.BERT_CONFIG, prepared.config.to_json_string())
-    vocabulary = prepared.tokenizer.vocabulary
-    run_folder.write_text(
-        folder / run_folder.VOCAB, "".join(f"{piece}\n" for piece in vocabulary.pieces)
-    )
+    write_model_files(folder, prepared.config, prepared.tokenizer.vocabulary)
     if prepared.labels:
         run_folder.write_text(
             folder / run_folder.LABELS, "".join(f"{label}\n" for label in prepared.labels)
@@ -313,34 +309,17 @@ def _run_seeds(
 
 def _use_trained(settings: Classification) -> dict[str, float]:
     """Evaluates and predicts with the output folder's model, or else with ``init_checkpoint``."""
-    folder = pathlib.Path(settings.output_dir or "")
-    if not (folder / f"{run_folder.CHECKPOINT}.index").exists():
+    if not has_model(settings):
         prepared = _prepare(settings)
         classifier = _load_trained(prepared)
         with _claim(prepared) as claimed:
             return _use(prepared, classifier, claimed, None)
+    folder = pathlib.Path(settings.output_dir or "")
     run_folder.require_model(folder)
-    stored = _settings_of(folder)
-    for name in MODEL_SETTINGS:
-        given = getattr(settings, name)
-        if given is not None and given != getattr(stored, name):
-            raise InputError(
-                f"--{name}={given}: --output_dir {folder} has a model of its own, which was made "
-                f"from {getattr(stored, name)}; leave the flag out, or give another --output_dir"
-            )
-    settings = dataclasses.replace(
-        settings,
-        vocab_file=str(folder / run_folder.VOCAB),
-        bert_config_file=str(folder / run_folder.BERT_CONFIG),
-        init_checkpoint=str(folder / run_folder.CHECKPOINT),
-        do_lower_case=stored.do_lower_case,
-    )
+    stored = settings_of_run(folder, COMMAND, Classification)
+    settings = with_trained_model(settings, stored)
     prepared = _prepare(settings, _labels_of(folder, _find_task(settings)))
-    for name in _results(prepared):
-        if (folder / name).exists() and not settings.overwrite:
-            raise InputError(
-                f"--output_dir {folder}: {name} is there already; give --overwrite to replace it"
-            )
+    refuse_results(settings, _results(prepared))
     classifier = _load_trained(prepared)
     with run_folder.reopen(folder) as claimed:
         return _use(prepared, classifier, claimed, _steps_of(folder))
@@ -360,13 +339,6 @@ def _steps_of(folder: pathlib.Path) -> int | None:
         results = json.loads((folder / run_folder.EVAL_RESULTS).read_text())
         return int(results["global_step"]) if "global_step" in results else None
     return None
-
-
-def _settings_of(folder: pathlib.Path) -> Classification:
-    stored = run_folder.read_run_config(folder / run_folder.RUN_CONFIG)
-    if stored.pop("command", None) != COMMAND:
-        raise InputError(f"{folder}: not the folder of a {COMMAND} run")
-    return Classification(**stored)
 
 
 def _labels_of(folder: pathlib.Path, task: ClassificationTask) -> tuple[str, ...]:

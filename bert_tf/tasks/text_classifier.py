@@ -12,12 +12,20 @@ import scipy.special
 from bert_tf.config import BertConfig, Classification
 from bert_tf.heads import BertClassifier
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
-from bert_tf.losses import LossTerm, multi_label_loss, regression_loss, single_label_loss
+from bert_tf.losses import (
+    Batch,
+    Loss,
+    LossTerm,
+    examples_weight,
+    multi_label_loss,
+    regression_loss,
+    single_label_loss,
+)
 from bert_tf.metrics import classification_metrics
 from bert_tf.packing import RaggedIds, pack_texts
 from bert_tf.tasks.classification_data import Examples
 from bert_tf.tokenization import FullTokenizer
-from bert_tf.training import Batch, Evaluator
+from bert_tf.training import Evaluator
 
 
 class TextClassifier:
@@ -32,6 +40,7 @@ class TextClassifier:
 
     Attributes:
         model: with new weights.
+        loss: of its logits, float32 [B, L], and a batch with ``label_ids``.
     """
 
     def __init__(
@@ -47,11 +56,11 @@ class TextClassifier:
         self.labels = labels
         self.task_type = task_type
         self.model = BertClassifier(config, num_labels=len(labels) or 1)
+        self.loss = Loss(self._terms, lambda batch: {"loss": examples_weight(batch["label_ids"])})
         self._evaluator = Evaluator(self.model, self.loss)
         self._predictor = Evaluator(self.model)
 
-    def loss(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
-        """Float32 [B, L] and a batch with ``label_ids`` -> the task's loss."""
+    def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
         function = {
             "single_label": single_label_loss,
             "multi_label": multi_label_loss,
@@ -74,7 +83,7 @@ class TextClassifier:
     def batches(self, features: Features, plan: np.ndarray) -> Any:
         """The planned batches, padded as the settings say."""
         fixed = self.settings.max_seq_length if self.settings.fixed_length else None
-        return batches(features, plan, fixed)
+        return batches(features, plan, fixed, self.settings.max_seq_length)
 
     def evaluate(self, examples: Examples, metrics: tuple[str, ...]) -> dict[str, float]:
         """The metrics and the loss on labelled examples."""

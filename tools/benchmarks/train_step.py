@@ -28,16 +28,18 @@ def bert_tf_step(ids: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
     import tensorflow as tf
 
     import bert_tf
-    from bert_tf.losses import single_label_loss
+    from bert_tf.losses import Loss, examples_weight, single_label_loss
     from bert_tf.training import TrainStep
 
     model = bert_tf.BertClassifier(
         bert_tf.BertConfig(vocab_size=VOCAB_SIZE, type_vocab_size=2), num_labels=2
     )
     optimizer = bert_tf.create_optimizer(5e-5, 1000, 100)
-    step = TrainStep(
-        model, optimizer, lambda logits, b: {"loss": single_label_loss(logits, b["label_ids"])}, 1
+    loss = Loss(
+        lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
+        lambda batch: {"loss": examples_weight(batch["label_ids"])},
     )
+    step = TrainStep(model, optimizer, loss, 1)
     features = {
         "input_ids": tf.constant(ids),
         "input_mask": tf.ones_like(ids),

@@ -1,0 +1,296 @@
+"""Takes a pretrained model and texts with [MASK], returns the likeliest pieces; next: predictor.
+
+Of a pair of texts, it also says how likely the second follows the first.
+
+Axes: B = batch_size, S = seq_length, P = most masks of a text in the batch, V = vocab_size,
+K = top_k.
+"""
+
+import itertools
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf import run_folder
+from bert_tf.checkpoint import Checkpoint, load_checkpoint
+from bert_tf.config import BertConfig, ModelFiles, lower_case_of
+from bert_tf.errors import InputError
+from bert_tf.heads import BertPretrainer
+from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.packing import RaggedIds, pack_texts
+from bert_tf.tasks.model_files import check_vocabulary, require_settings
+from bert_tf.tasks.task_predictor import NameOf, Text, is_pair
+from bert_tf.tokenization import FullTokenizer
+from bert_tf.training import MODEL_INPUTS
+
+MASK = "[MASK]"
+MASKED_LM_HEAD = "cls/predictions"
+# What the next-sentence probability takes; a converted checkpoint may be without.
+NEXT_SENTENCE_HEAD = ("bert/pooler/*", "cls/seq_relationship/*")
+
+
+def load(
+    model: pathlib.Path | ModelFiles, *, top_k: int = 5, do_lower_case: bool | None = None
+) -> "MaskFiller":
+    """Loads a pretrained model.
+
+    Args:
+        model: the folder of a run_pretraining run or of a released checkpoint, or the files.
+        top_k: K, pieces that are named for each mask.
+        do_lower_case: whether to lower-case; by default what the run was given or what the name of
+            the released checkpoint says, else true.
+
+    Raises:
+        InputError: if a file is missing, or they do not belong together, or the checkpoint has no
+            masked-LM head.
+    """
+    trained_next_sentence = True
+    if isinstance(model, pathlib.Path):
+        stored = _stored_settings(model)
+        trained_next_sentence = stored.get("next_sentence") != "none"
+        model = _files_of(model, stored)
+    require_settings(model, ("vocab_file", "bert_config_file", "init_checkpoint"))
+    if do_lower_case is None:
+        do_lower_case = model.do_lower_case is not False
+    tokenizer = FullTokenizer(model.vocab_file or "", do_lower_case=do_lower_case)
+    config = BertConfig.from_json_file(model.bert_config_file or "")
+    check_vocabulary(tokenizer.vocabulary, config, model)
+    pretrainer, has_next_sentence = _load_model(config, model)
+    return MaskFiller(pretrainer, tokenizer, top_k, has_next_sentence and trained_next_sentence)
+
+
+def _stored_settings(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / run_folder.RUN_CONFIG
+    return run_folder.read_run_config(path) if path.exists() else {}
+
+
+def _files_of(folder: pathlib.Path, stored: dict[str, Any]) -> ModelFiles:
+    """The files of a folder.
+
+    Args:
+        folder: of a run or of a released checkpoint.
+        stored: the run's settings.
+    """
+    for name in (run_folder.BERT_CONFIG, run_folder.VOCAB, f"{run_folder.CHECKPOINT}.index"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: has no {name}; give the folder of a finished run_pretraining run or of "
+                "a released checkpoint, or each file by its own flag"
+            )
+    do_lower_case = stored.get("do_lower_case")
+    return ModelFiles(
+        vocab_file=str(folder / run_folder.VOCAB),
+        bert_config_file=str(folder / run_folder.BERT_CONFIG),
+        init_checkpoint=str(folder / run_folder.CHECKPOINT),
+        do_lower_case=lower_case_of(folder.resolve().name)
+        if do_lower_case is None
+        else do_lower_case,
+    )
+
+
+def _load_model(config: BertConfig, model: ModelFiles) -> tuple[BertPretrainer, bool]:
+    """The model, and whether it has all that the next-sentence probability takes."""
+    checkpoint = Checkpoint(model.init_checkpoint or "")
+    checkpoint.check_config(config, model.bert_config_file or "")
+    head = checkpoint.name_in_file(MASKED_LM_HEAD)
+    if not any(name.startswith(f"{head}/") for name in checkpoint.shapes):
+        raise InputError(
+            f"checkpoint {checkpoint.path} has no masked-LM head ({head}/…): fill_mask needs a "
+            "pretraining checkpoint, as released or of a run_pretraining run"
+        )
+    pretrainer = BertPretrainer(config)
+    report = load_checkpoint(pretrainer, checkpoint.path, allow_missing=NEXT_SENTENCE_HEAD)
+    return pretrainer, not report.missing
+
+
+class _Answers(NamedTuple):
+    """What the model says of some texts.
+
+    Attributes:
+        pieces: for each text int32 [number of masks, K], the likeliest first.
+        scores: for each text float32 [number of masks, K], their probabilities.
+        next_sentence: float32 [number of texts], that the second text follows the first.
+    """
+
+    pieces: list[np.ndarray]
+    scores: list[np.ndarray]
+    next_sentence: np.ndarray
+
+
+class MaskFiller:
+    """Names the likeliest pieces for each [MASK] in a text.
+
+    Each text gets ``masks``, one dict per [MASK]: its ``position`` in the text and its
+    ``predictions``, each a ``piece`` and its ``score``, the probability. A pair also gets its
+    ``next_sentence_probability``, and each of its masks ``in``, which text it is in.
+
+    Args:
+        model: a pretrained one.
+        tokenizer: of its vocabulary.
+        top_k: K.
+        has_next_sentence: whether the model was trained to tell next sentences.
+    """
+
+    def __init__(
+        self,
+        model: BertPretrainer,
+        tokenizer: FullTokenizer,
+        top_k: int = 5,
+        has_next_sentence: bool = True,
+    ) -> None:
+        if not 1 <= top_k <= model.config.vocab_size:
+            raise InputError(
+                f"top_k must lie in 1 to {model.config.vocab_size}, the size of the vocabulary, "
+                f"but is {top_k}"
+            )
+        self._config = model.config
+        self._tokenizer = tokenizer
+        self._has_next_sentence = has_next_sentence
+
+        def forward(inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            outputs = model(inputs, training=False)
+            probabilities = tf.nn.softmax(outputs["masked_lm_logits"])  # [B, P, V]
+            scores, pieces = tf.math.top_k(probabilities, top_k)  # [B, P, K]
+            return scores, pieces, tf.nn.softmax(outputs["next_sentence_logits"])[:, 0]
+
+        self._forward = tf.function(forward, autograph=False, reduce_retracing=True)
+
+    def parse(self, line: str, name: str) -> Text:
+        """See TaskPredictor."""
+        parts = line.split("\t")
+        if len(parts) > 2:
+            raise InputError(
+                f"{name}: expected a text, or two with one tab between them, but the input has "
+                f"{len(parts) - 1} tabs: {line!r}"
+            )
+        return line if len(parts) == 1 else (parts[0], parts[1])
+
+    def predict(
+        self, texts: Sequence[Any], batch_size: int, name_of: NameOf
+    ) -> list[dict[str, Any]]:
+        """See TaskPredictor."""
+        for i, text in enumerate(texts):
+            self._check(text, name_of(i))
+        results: list[dict[str, Any]] = [{} for _ in texts]
+        for pairs in (False, True):
+            rows = [i for i, text in enumerate(texts) if is_pair(text) is pairs]
+            if not rows:
+                continue
+            text_a = [texts[i][0] if pairs else texts[i] for i in rows]
+            text_b = [texts[i][1] for i in rows] if pairs else None
+            answers = self._answers(text_a, text_b, batch_size, [name_of(i) for i in rows])
+            for number, row in enumerate(rows):
+                results[row] = self._named(texts[row], answers, number)
+        return results
+
+    def _check(self, text: Any, name: str) -> None:
+        if isinstance(text, str):
+            if MASK not in text:
+                raise InputError(
+                    f"{name}: has no {MASK} to fill, and is no pair of texts: {text!r}"
+                )
+        elif not is_pair(text):
+            raise InputError(f"{name} must be a str or a pair (str, str), but is {text!r}")
+        elif not self._has_next_sentence and not any(MASK in part for part in text):
+            raise InputError(
+                f"{name}: a pair without {MASK}, but this model was trained without next "
+                f"sentences (its next-sentence head is missing or untrained): {text!r}"
+            )
+
+    def _answers(
+        self,
+        text_a: Sequence[str],
+        text_b: Sequence[str] | None,
+        batch_size: int,
+        names: Sequence[str],
+    ) -> _Answers:
+        """Runs the model on single texts or on pairs."""
+        features = self._features(text_a, text_b, names)
+        mask_id = self._tokenizer.vocabulary.mask_id
+        pieces = [np.empty(0)] * len(text_a)
+        scores = [np.empty(0)] * len(text_a)
+        next_sentence = np.empty(len(text_a), np.float32)
+        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+        for batch in batches(features, plan, max_length=self._config.max_position_embeddings):
+            is_mask = batch["input_ids"].numpy() == mask_id  # [B, S]
+            counts = is_mask.sum(axis=1)
+            positions = np.zeros((len(counts), max(counts.max(), 1)), np.int32)  # [B, P]
+            positions[np.arange(positions.shape[1]) < counts[:, np.newaxis]] = is_mask.nonzero()[1]
+            inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+            batch_scores, batch_pieces, batch_next = (
+                values.numpy()
+                for values in self._forward(
+                    {**inputs, "masked_lm_positions": tf.constant(positions)}
+                )
+            )
+            for i, row in enumerate(batch["example_ids"].numpy()):
+                scores[row] = batch_scores[i, : counts[i]]
+                pieces[row] = batch_pieces[i, : counts[i]]
+                next_sentence[row] = batch_next[i]
+        return _Answers(pieces, scores, next_sentence)
+
+    def _features(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, names: Sequence[str]
+    ) -> Features:
+        """Tokenizes and packs; no mask may be cut away, so too long a text is refused."""
+        vocabulary = self._tokenizer.vocabulary
+        ragged_a = self._encode(text_a)
+        ragged_b = None if text_b is None else self._encode(text_b)
+        special = 2 if ragged_b is None else 3
+        lengths = special + ragged_a.lengths + (0 if ragged_b is None else ragged_b.lengths)
+        longest = self._config.max_position_embeddings
+        for i in np.flatnonzero(lengths > longest)[:1]:
+            raise InputError(
+                f"{names[i]}: {lengths[i]} word pieces with [CLS] and [SEP], but the model takes "
+                f"{longest} (max_position_embeddings); shorten the text"
+            )
+        return Features(
+            pack_texts(ragged_a, ragged_b, longest, vocabulary.cls_id, vocabulary.sep_id)
+        )
+
+    def _encode(self, texts: Sequence[str]) -> RaggedIds:
+        """Tokenizes texts in which [MASK], and no other special piece, stands for itself."""
+        parts = [text.split(MASK) for text in texts]
+        ids, row_splits = self._tokenizer.encode_batch(list(itertools.chain(*parts)))
+        # A mask goes before each part but the first of a text.
+        num_parts = np.fromiter(map(len, parts), np.int64, len(parts))
+        first = np.cumsum(num_parts) - num_parts
+        later = np.setdiff1d(np.arange(num_parts.sum()), first)
+        values = np.insert(ids, row_splits[later], self._tokenizer.vocabulary.mask_id)
+        lengths = np.add.reduceat(np.diff(row_splits), first) + num_parts - 1
+        return RaggedIds(values, np.concatenate([[0], np.cumsum(lengths)]))
+
+    def _named(self, text: Text, answers: _Answers, number: int) -> dict[str, Any]:
+        """One text's result; ``number`` is its place in the answers."""
+        keyed = [text] if isinstance(text, str) else text
+        parts = dict(zip(("text", "text_b"), keyed, strict=False))
+        places: list[dict[str, Any]] = [
+            {"in": key, "position": match.start()}
+            for key, part in parts.items()
+            for match in re.finditer(re.escape(MASK), part)
+        ]
+        if len(parts) == 1:
+            places = [{"position": place["position"]} for place in places]
+        result: dict[str, Any] = dict(parts)
+        if len(parts) == 2 and self._has_next_sentence:
+            result["next_sentence_probability"] = float(answers.next_sentence[number])
+        result["masks"] = [
+            {
+                **place,
+                "predictions": [
+                    {
+                        "piece": self._tokenizer.vocabulary.piece_of(int(piece)),
+                        "score": float(score),
+                    }
+                    for piece, score in zip(pieces, scores, strict=True)
+                ],
+            }
+            for place, pieces, scores in zip(
+                places, answers.pieces[number], answers.scores[number], strict=True
+            )
+        ]
+        return result

@@ -1,0 +1,128 @@
+"""Takes a training command's settings, returns what they say of the model; next: classification."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from bert_tf import run_folder
+from bert_tf.config import BertConfig, ModelFiles, Training
+from bert_tf.errors import InputError
+from bert_tf.tokenization import Vocabulary
+
+MODEL_SETTINGS = ("vocab_file", "bert_config_file", "init_checkpoint", "do_lower_case")
+
+Settings = TypeVar("Settings", bound=Training)
+
+
+def require_settings(settings: ModelFiles, names: Iterable[str]) -> None:
+    """Checks that these of MODEL_SETTINGS are given.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    for name in names:
+        if getattr(settings, name) is None:
+            raise InputError(
+                f"--{name} is missing; give it, or the folder of a released checkpoint with "
+                "--checkpoint"
+            )
+
+
+def read_config(settings: Training) -> BertConfig:
+    """The model's configuration, which must have room for ``max_seq_length``."""
+    config = BertConfig.from_json_file(settings.bert_config_file or "")
+    if settings.max_seq_length > config.max_position_embeddings:
+        raise InputError(
+            f"--max_seq_length={settings.max_seq_length} is more than the model's "
+            f"max_position_embeddings, {config.max_position_embeddings}"
+        )
+    return config
+
+
+def check_vocabulary(vocabulary: Vocabulary, config: BertConfig, settings: ModelFiles) -> None:
+    """Checks that a vocabulary and a model belong together.
+
+    Raises:
+        InputError: naming both files.
+    """
+    if len(vocabulary) != config.vocab_size:
+        raise InputError(
+            f"--vocab_file {vocabulary.path} has {len(vocabulary)} pieces, but "
+            f"{settings.bert_config_file} has vocab_size {config.vocab_size}; use the vocab.txt "
+            "that the checkpoint was trained on"
+        )
+
+
+def write_model_files(
+    folder: pathlib.Path, config: BertConfig, vocabulary: Vocabulary | None
+) -> None:
+    """Writes what a checkpoint needs beside it to be used."""
+    run_folder.write_text(folder / run_folder.BERT_CONFIG, config.to_json_string())
+    if vocabulary is not None:
+        text = "".join(f"{piece}\n" for piece in vocabulary.pieces)
+        run_folder.write_text(folder / run_folder.VOCAB, text)
+
+
+def has_model(settings: Training) -> bool:
+    """Whether the output folder has a trained model."""
+    folder = pathlib.Path(settings.output_dir or "")
+    return (folder / f"{run_folder.CHECKPOINT}.index").exists()
+
+
+def settings_of_run(folder: pathlib.Path, command: str, configuration: type[Settings]) -> Settings:
+    """What a folder's run was given.
+
+    Raises:
+        InputError: if it is the folder of another command's run.
+    """
+    stored: dict[str, Any] = run_folder.read_run_config(folder / run_folder.RUN_CONFIG)
+    if stored.pop("command", None) != command:
+        raise InputError(f"{folder}: not the folder of a {command} run")
+    return configuration(**stored)
+
+
+def with_trained_model(settings: Settings, stored: Settings) -> Settings:
+    """The settings, with the model of the output folder.
+
+    Args:
+        settings: the command's; where they name a model's files, they must be the stored ones.
+        stored: those of the run that made the folder's model.
+
+    Raises:
+        InputError: naming the flag that asks for another model.
+    """
+    folder = pathlib.Path(settings.output_dir or "")
+    for name in MODEL_SETTINGS:
+        given = getattr(settings, name)
+        if given is not None and given != getattr(stored, name):
+            raise InputError(
+                f"--{name}={given}: --output_dir {folder} has a model of its own, which was made "
+                f"from {getattr(stored, name)}; leave the flag out, or give another --output_dir"
+            )
+    vocab_file = folder / run_folder.VOCAB
+    return dataclasses.replace(
+        settings,
+        vocab_file=str(vocab_file) if vocab_file.exists() else None,
+        bert_config_file=str(folder / run_folder.BERT_CONFIG),
+        init_checkpoint=str(folder / run_folder.CHECKPOINT),
+        do_lower_case=stored.do_lower_case,
+    )
+
+
+def refuse_results(settings: Training, names: Iterable[str]) -> None:
+    """Checks that results are not replaced unasked.
+
+    Args:
+        settings: the command's.
+        names: of the files that it is to write.
+
+    Raises:
+        InputError: naming the file that is there already.
+    """
+    for name in names:
+        if (pathlib.Path(settings.output_dir or "") / name).exists() and not settings.overwrite:
+            raise InputError(
+                f"--output_dir {settings.output_dir}: {name} is there already; give --overwrite "
+                "to replace it"
+            )

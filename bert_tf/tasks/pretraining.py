@@ -1,0 +1,271 @@
+"""Takes a pretraining run's settings, returns a trained and evaluated model; next: predictor."""
+
+import dataclasses
+import logging
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from bert_tf import run_folder
+from bert_tf.checkpoint import (
+    SLOTS,
+    Checkpoint,
+    LoadReport,
+    load_checkpoint,
+    save_checkpoint,
+)
+from bert_tf.config import BertConfig, Pretraining, stored_settings, unimportant_settings
+from bert_tf.errors import InputError
+from bert_tf.heads import BertPretrainer
+from bert_tf.optimization import create_optimizer
+from bert_tf.record_dataset import reading
+from bert_tf.tasks.model_files import (
+    check_vocabulary,
+    has_model,
+    read_config,
+    refuse_results,
+    require_settings,
+    settings_of_run,
+    with_trained_model,
+    write_model_files,
+)
+from bert_tf.tasks.pretraining_batches import PretrainingBatches
+from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
+from bert_tf.tokenization import Vocabulary
+from bert_tf.training import TrainStep, train
+
+COMMAND = "run_pretraining"
+GLOBAL_STEP = "global_step"
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Pretraining) -> dict[str, float]:
+    """Trains and evaluates, as the settings ask for.
+
+    Returns:
+        What ``eval_results.json`` holds; empty without ``do_eval``.
+
+    Raises:
+        InputError: for whatever is wrong with files or settings, before anything is written; of
+            the records' values, the first ones of each file are looked at before, the others when
+            their turn comes.
+    """
+    if settings.do_train:
+        return _train(settings)
+    return _use_trained(settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """Everything a run reads, checked before anything is written."""
+
+    settings: Pretraining
+    config: BertConfig
+    vocabulary: Vocabulary | None
+    batches: PretrainingBatches
+
+
+def _prepare(settings: Pretraining) -> _Prepared:
+    require_settings(settings, ("bert_config_file",))
+    config = read_config(settings)
+    vocabulary = _find_vocabulary(settings)
+    if vocabulary is not None:
+        check_vocabulary(vocabulary, config, settings)
+    if settings.init_checkpoint is not None:
+        checkpoint = Checkpoint(settings.init_checkpoint)
+        checkpoint.check_config(config, settings.bert_config_file or "")
+        if settings.do_train and settings.resume_optimizer:
+            _check_optimizer_state(checkpoint, settings)
+    batches = PretrainingBatches(settings, config, vocabulary)
+    return _Prepared(settings, config, vocabulary, batches)
+
+
+def _find_vocabulary(settings: Pretraining) -> Vocabulary | None:
+    """The given vocabulary, or the one beside the configuration; pretraining can do without."""
+    if settings.vocab_file is not None:
+        return Vocabulary(settings.vocab_file)
+    beside = pathlib.Path(settings.bert_config_file or "").with_name(run_folder.VOCAB)
+    return Vocabulary(beside) if beside.exists() else None
+
+
+def _check_optimizer_state(checkpoint: Checkpoint, settings: Pretraining) -> None:
+    """Checks that training can go on from a checkpoint."""
+    has_slots = any(name.rpartition("/")[2] in SLOTS for name in checkpoint.shapes)
+    if GLOBAL_STEP not in checkpoint.shapes or not has_slots:
+        raise InputError(
+            f"--resume_optimizer: {checkpoint.path} has no state of an optimizer (global_step, "
+            "adam_m, adam_v), as is so with released checkpoints; leave the flag out to start "
+            "with a new one"
+        )
+    done = int(checkpoint.read([GLOBAL_STEP])[0])
+    if done >= settings.num_train_steps:
+        raise InputError(
+            f"--num_train_steps={settings.num_train_steps}: {checkpoint.path} has {done} steps "
+            "already, and with --resume_optimizer they count; give more than that"
+        )
+
+
+def _claim(prepared: _Prepared) -> Any:
+    settings = prepared.settings
+    return run_folder.claim(
+        settings.output_dir or "",
+        {"command": COMMAND, **stored_settings(settings)},
+        _results(settings),
+        unimportant=unimportant_settings(Pretraining),
+        overwrite=settings.overwrite,
+    )
+
+
+def _results(settings: Pretraining) -> tuple[str, ...]:
+    """The files that say that a run is finished."""
+    results = [f"{run_folder.CHECKPOINT}.index"] * settings.do_train
+    results += [run_folder.EVAL_RESULTS, run_folder.EVAL_RESULTS_TEXT] * settings.do_eval
+    return tuple(results)
+
+
+def _train(settings: Pretraining) -> dict[str, float]:
+    prepared = _prepare(settings)
+    batches, objective = prepared.batches, _objective(settings)
+    keras.utils.set_random_seed(settings.seed)  # initial weights
+    model = BertPretrainer(prepared.config)
+    optimizer = create_optimizer(
+        settings.learning_rate,
+        settings.num_train_steps,
+        settings.num_warmup_steps,
+        weight_decay_rate=settings.weight_decay_rate,
+        optimizer=settings.optimizer,
+    )
+    report = None
+    if settings.init_checkpoint is not None:
+        resumes = settings.resume_optimizer
+        report = load_checkpoint(
+            model,
+            settings.init_checkpoint,
+            allow_missing=[] if resumes else ["cls/*"],
+            optimizer=optimizer if resumes else None,
+        )
+    evaluator = PretrainingEvaluator(model, objective)
+
+    def evaluate() -> dict[str, float]:
+        values = _evaluate(prepared, evaluator)
+        return {f"eval_{name}": value for name, value in values.items()}
+
+    with _claim(prepared) as folder:
+        _log_start(prepared, report)
+        assert batches.train is not None
+        with reading(batches.train.paths):
+            train(
+                TrainStep(
+                    model,
+                    optimizer,
+                    objective.loss,
+                    settings.seed,
+                    metrics=objective.metrics,
+                    micro_batch_size=settings.micro_batch_size,
+                ),
+                objective.logged,
+                batches.training,
+                folder,
+                num_train_steps=settings.num_train_steps,
+                examples_per_step=settings.train_batch_size,
+                log_steps=settings.log_steps,
+                save_checkpoints_steps=settings.save_checkpoints_steps,
+                evaluate=evaluate if settings.eval_steps else None,
+                eval_steps=settings.eval_steps,
+            )
+        write_model_files(folder, prepared.config, prepared.vocabulary)
+        # With what it takes to go on: a second phase may, with longer sequences.
+        save_checkpoint(model, folder / run_folder.CHECKPOINT, optimizer=optimizer)
+        if not settings.do_eval:
+            log.info("the model is in %s", folder)
+            return {}
+        return _write_results(prepared, evaluator, folder, settings.num_train_steps)
+
+
+def _log_start(prepared: _Prepared, report: LoadReport | None) -> None:
+    settings, files = prepared.settings, prepared.batches.train
+    assert files is not None
+    log.info("%s", report or f"{settings.bert_config_file}: new weights")
+    if prepared.vocabulary is None:
+        log.info(
+            "no vocab.txt, so the folder will have none; give --vocab_file to use its model with "
+            "--checkpoint"
+        )
+    log.info(
+        "%d records in %d files; %d steps of %d are %.1f epochs",
+        len(files), len(files.paths), settings.num_train_steps, settings.train_batch_size,
+        settings.num_train_steps * settings.train_batch_size / len(files),
+    )  # fmt: skip
+    if settings.num_warmup_steps >= settings.num_train_steps:
+        log.info(
+            "the warm-up of %d steps is longer than the run: the rate never reaches "
+            "--learning_rate",
+            settings.num_warmup_steps,
+        )
+
+
+def _use_trained(settings: Pretraining) -> dict[str, float]:
+    """Evaluates the output folder's model, or else ``init_checkpoint``."""
+    if not has_model(settings):
+        require_settings(settings, ("init_checkpoint",))
+        prepared = _prepare(settings)
+        evaluator, steps = _load_trained(prepared)
+        with _claim(prepared) as folder:
+            return _write_results(prepared, evaluator, folder, steps)
+    folder = pathlib.Path(settings.output_dir or "")
+    run_folder.require_model(folder, needs_vocab=False)
+    settings = with_trained_model(settings, settings_of_run(folder, COMMAND, Pretraining))
+    refuse_results(settings, _results(settings))
+    prepared = _prepare(settings)
+    evaluator, steps = _load_trained(prepared)
+    with run_folder.reopen(folder, needs_vocab=False):
+        return _write_results(prepared, evaluator, folder, steps)
+
+
+def _load_trained(prepared: _Prepared) -> tuple[PretrainingEvaluator, int | None]:
+    """The model of ``init_checkpoint``, and the number of its updates, if it says so."""
+    path = prepared.settings.init_checkpoint or ""
+    model = BertPretrainer(prepared.config)
+    log.info("%s", load_checkpoint(model, path))
+    checkpoint = Checkpoint(path)
+    steps = None
+    if GLOBAL_STEP in checkpoint.shapes:
+        steps = int(checkpoint.read([GLOBAL_STEP])[0])
+    return PretrainingEvaluator(model, _objective(prepared.settings)), steps
+
+
+def _objective(settings: Pretraining) -> Objective:
+    return Objective(next_sentence=settings.next_sentence == "nsp")
+
+
+def _evaluate(
+    prepared: _Prepared, evaluator: PretrainingEvaluator, description: str | None = None
+) -> dict[str, float]:
+    batches = prepared.batches
+    assert batches.held_out is not None
+    with reading(batches.held_out.paths):
+        return evaluator(batches.evaluation(), batches.num_evaluation_batches, description)
+
+
+def _write_results(
+    prepared: _Prepared,
+    evaluator: PretrainingEvaluator,
+    folder: pathlib.Path,
+    global_step: int | None,
+) -> dict[str, float]:
+    """Evaluates; the results go into a file for programs and into the original's."""
+    results = _evaluate(prepared, evaluator, "evaluating")
+    if global_step is not None:
+        results = dict(sorted({**results, GLOBAL_STEP: global_step}.items()))
+    lines = [
+        # As the original prints them: with the digits of a float32.
+        f"{name} = {value if name == GLOBAL_STEP else str(np.float32(value))}\n"
+        for name, value in results.items()
+    ]
+    run_folder.write_text(folder / run_folder.EVAL_RESULTS_TEXT, "".join(lines))
+    run_folder.write_json(folder / run_folder.EVAL_RESULTS, results)
+    log.info("results are in %s", folder)
+    return results

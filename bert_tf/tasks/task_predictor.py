@@ -1,0 +1,46 @@
+"""Takes any text for a model, returns what holds whatever the task; next: predictor."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+Text = str | tuple[str, str]
+# The number of a text, from 0 -> what a message calls it.
+NameOf = Callable[[int], str]
+
+
+class TaskPredictor(Protocol):
+    """Text in, answers of one kind out."""
+
+    def parse(self, line: str, name: str) -> Text:
+        """The input that a line stands for; in a pair, a tab separates the two texts.
+
+        Args:
+            line: without its end.
+            name: what a message calls it.
+
+        Raises:
+            InputError: if the line has another number of texts than the model takes.
+        """
+
+    def predict(
+        self, texts: Sequence[Any], batch_size: int, name_of: NameOf
+    ) -> list[dict[str, Any]]:
+        """Answers each text.
+
+        Args:
+            texts: as from ``parse``, or a user's own.
+            batch_size: texts that go through the model at once.
+            name_of: what a message calls a text.
+
+        Raises:
+            InputError: for an input that the model does not take.
+        """
+
+
+def is_pair(text: Any) -> bool:
+    """Whether an input is a pair of texts."""
+    return (
+        isinstance(text, (tuple, list))
+        and len(text) == 2
+        and all(isinstance(part, str) for part in text)
+    )
