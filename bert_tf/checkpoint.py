@@ -383,6 +383,16 @@ class ResumePoints(tf.train.CheckpointManager):
         )
         self._updates = optimizer.iterations.value
 
+    def restore_or_initialize(self) -> str | None:
+        """As the base class; what cannot be read is named."""
+        try:
+            return super().restore_or_initialize()
+        except (OSError, tf.errors.OpError) as error:
+            raise InputError(
+                f"{self.latest_checkpoint}: cannot go on from it: {_first_line(error)}. Give "
+                "another folder, or --overwrite to begin anew"
+            ) from error
+
     def save(
         self, checkpoint_number: Any = None, check_interval: bool = True, options: Any = None
     ) -> str | None:

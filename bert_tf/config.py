@@ -303,6 +303,18 @@ class Masking:
     def __post_init__(self) -> None:
         if self.do_whole_word_mask and self.do_span_mask:
             raise InputError("give --do_whole_word_mask or --do_span_mask, not both")
+        for name in ("span_geometric_p", "max_span_length"):
+            if getattr(self, name) != getattr(Masking, name) and not self.do_span_mask:
+                raise InputError(
+                    f"--{name}={getattr(self, name)}: it is for spans; give --do_span_mask too"
+                )
+
+    def _refuse_mask_settings(self, advice: str) -> None:
+        """For records without masks, or with masks already."""
+        for field in dataclasses.fields(Masking):
+            value = getattr(self, field.name)
+            if field.name != "max_predictions_per_seq" and value != field.default:
+                raise InputError(f"--{field.name}={str(value).lower()}: {advice}")
 
     def _check_room(self, max_seq_length: int) -> None:
         if not 0.0 < self.masked_lm_prob < 1.0:  # NaN is neither
@@ -412,10 +424,9 @@ class PretrainingData(Masking):
         if self.masking == "static":
             self._check_room(self.max_seq_length)
         super().__post_init__()
-        if self.masking == "dynamic" and (self.do_whole_word_mask or self.do_span_mask):
-            raise InputError(
-                "--masking=dynamic: the records hold no masks; give --do_whole_word_mask and "
-                "--do_span_mask to run_pretraining instead"
+        if self.masking == "dynamic":
+            self._refuse_mask_settings(
+                "the records of --masking=dynamic hold no masks; give it to run_pretraining instead"
             )
 
 
@@ -447,6 +458,12 @@ class Pretraining(Masking, Training):
         100_000, "Updates in all, with resume_optimizer those of the checkpoint included."
     )
     num_warmup_steps: int = setting(10_000, "Steps in which the rate rises.")
+    stop_at_step: int | None = setting(
+        None,
+        "End after so many updates, on the way to num_train_steps, at which the rate would be 0: "
+        "for a first phase, after which a second one goes on with the same schedule.",
+        unimportant=True,
+    )
     optimizer: str = setting(
         "adamw",
         "adamw, the original's; or lamb, for batches of thousands.",
@@ -480,7 +497,13 @@ class Pretraining(Masking, Training):
             "max_eval_steps",
             "eval_steps",
             "num_train_steps",
+            "stop_at_step",
         )
+        if self.last_step > self.num_train_steps:
+            raise InputError(
+                f"--stop_at_step={self.stop_at_step} is more than "
+                f"--num_train_steps={self.num_train_steps}; give at most that"
+            )
         if self.num_warmup_steps < 0:
             raise InputError(
                 f"--num_warmup_steps must not be negative, but is {self.num_warmup_steps}"
@@ -502,12 +525,16 @@ class Pretraining(Masking, Training):
             )
         if self.masking == "dynamic":
             self._check_room(self.max_seq_length)
-        elif self.mask_unit != "token":
-            raise InputError(
-                "--masking=static: the records hold their masks already; give "
-                "--do_whole_word_mask and --do_span_mask to create_pretraining_data instead, or "
-                "give --masking=dynamic"
+        else:
+            self._refuse_mask_settings(
+                "the records of --masking=static hold their masks already; give it to "
+                "create_pretraining_data instead, or give --masking=dynamic"
             )
+
+    @property
+    def last_step(self) -> int:
+        """The updates after which the run is finished."""
+        return self.num_train_steps if self.stop_at_step is None else self.stop_at_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,11 +41,13 @@ from bert_tf.errors import InputError
 from bert_tf.gzip_parts import Checksum
 from bert_tf.pretraining_files import (
     compresses,
+    log_result,
     manifest_of,
     no_text,
     output_files,
     output_names,
     refuse_to_replace_inputs,
+    warn_of_equal_copies,
 )
 from bert_tf.pretraining_records import RecordMaker, Statistics, record_maker
 from bert_tf.pretraining_sections import (
@@ -61,7 +63,7 @@ from bert_tf.pretraining_sections import (
     read_section,
     sort_records,
 )
-from bert_tf.record_manifest import manifest_path
+from bert_tf.record_manifest import has_unfinished_run, manifest_path, work_folder
 from bert_tf.text_files import SECTION_BYTES, find_files, is_gzip, open_bytes
 from bert_tf.tfrecord import frame_records
 
@@ -106,6 +108,7 @@ def create(settings: PretrainingData) -> dict[str, Any]:
         inputs = {name: _File(name).size() for name in _find_inputs(settings.input_file or "")}
     with _reported("--output_file"):
         outputs, manifest_name = _claim_outputs(settings, list(inputs))
+        warn_of_equal_copies(settings)
         folder, name = FileSystems.split(outputs[0])
         work = FileSystems.join(folder, f".{name}.beam-{uuid.uuid4().hex[:8]}")
         FileSystems.mkdirs(work)
@@ -130,6 +133,7 @@ def create(settings: PretrainingData) -> dict[str, Any]:
                 if FileSystems.exists(name):  # over which not every file system renames another
                     _remove(name)
             FileSystems.rename([*made, f"{work}/{_MANIFEST}"], [*outputs, manifest_name])
+        log_result(manifest, manifest_name)
         return manifest
     finally:
         try:
@@ -198,6 +202,11 @@ def _claim_outputs(settings: PretrainingData, inputs: Sequence[str]) -> tuple[li
         paths = output_files(settings)
         local = [pathlib.Path(name) for name in inputs if not _is_remote(name)]
         refuse_to_replace_inputs(settings, local, paths)
+        if has_unfinished_run(paths[0]):
+            raise InputError(
+                f"--output_file {paths[0]}: there is an unfinished run without --runner, in "
+                f"{work_folder(paths[0])}; repeat its command to finish it, or delete that folder"
+            )
     for name in outputs:
         if name in inputs:
             raise InputError(f"--output_file {name}: is an --input_file too; give another name")

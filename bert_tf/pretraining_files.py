@@ -10,7 +10,9 @@ folder beside the output, from which a run that was cut off goes on:
 """
 
 import contextlib
+import fnmatch
 import functools
+import glob
 import itertools
 import json
 import logging
@@ -25,11 +27,11 @@ import numpy as np
 from bert_tf import corpus_health
 from bert_tf.config import PretrainingData, stored_settings, unimportant_settings
 from bert_tf.corpus import Corpus, Section, join_sections, sections_of, tokenize_section
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, listed
 from bert_tf.instance_plan import InstancePlan, join_runs, write_runs
 from bert_tf.pretraining_data import Instances, mask_keys, plan_instances
 from bert_tf.pretraining_records import RecordMaker, Statistics, record_maker
-from bert_tf.record_manifest import manifest_path, work_folder
+from bert_tf.record_manifest import CONFIGURATION, manifest_path, work_folder
 from bert_tf.record_shard import Shard, ShardPart
 from bert_tf.run_folder import LOCK, locked, write_json
 from bert_tf.text_files import find_files, is_gzip, open_bytes
@@ -41,7 +43,6 @@ _PART = 4096  # instances of a part, about
 # mapped into memory, and the kernel maps 64 kB or more around it.
 _AT_ONCE = 512
 _PLANNED_PARTS = 256  # tasks of the planning, at most
-_CONFIGURATION = "configuration.json"
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,12 @@ def create(settings: PretrainingData) -> dict[str, Any]:
     record_maker.cache_clear()  # the vocabulary's file may be another one by now
     maker = record_maker(settings)
     outputs = output_files(settings)
+    warn_of_equal_copies(settings)
     refuse_to_replace_inputs(settings, inputs, outputs)
     configuration = _configuration(settings, inputs, maker)
     with _claimed(settings, outputs, configuration) as work:
         try:
-            return _Run(settings, inputs, maker, outputs, work)()
+            manifest = _Run(settings, inputs, maker, outputs, work)()
         except OSError as error:
             what = f"{error.filename}: " if error.filename else "cannot write it: "
             kept = (
@@ -76,6 +78,8 @@ def create(settings: PretrainingData) -> dict[str, Any]:
             raise InputError(
                 f"--output_file {settings.output_file}: {what}{error.strerror or error}. {kept}"
             ) from error
+    log_result(manifest, str(manifest_path(outputs[0])))
+    return manifest
 
 
 def output_files(settings: PretrainingData) -> list[pathlib.Path]:
@@ -123,18 +127,57 @@ def output_names(settings: PretrainingData) -> list[str]:
 def refuse_to_replace_inputs(
     settings: PretrainingData, inputs: Sequence[pathlib.Path], outputs: Sequence[pathlib.Path]
 ) -> None:
-    """Raises an InputError if a file is to be made that is read too."""
+    """Raises an InputError if a file is to be made that is read too, or would be the next time."""
     read = [("--input_file", path) for path in inputs]
     read.append(("--vocab_file", pathlib.Path(settings.vocab_file or "")))
     for output in outputs:
         for flag, path in read:
             if output.exists() and output.samefile(path):
                 raise InputError(f"--output_file {output}: is {flag} {path} too; give another name")
+        for pattern in (settings.input_file or "").split(","):
+            if glob.has_magic(pattern) and _matches(output, pattern.strip()):
+                raise InputError(
+                    f"--output_file {output}: --input_file {pattern.strip()} would name it too, "
+                    "once it is there; give another name, or a narrower pattern"
+                )
+
+
+def _matches(path: pathlib.Path, pattern: str) -> bool:
+    """Whether a glob would find a path."""
+    parts, patterns = (pathlib.Path(p).absolute().parts for p in (path, pattern))
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 def compresses(settings: PretrainingData, name: str) -> bool:
     """Whether an output file is compressed; a shard's name ends with its number."""
     return settings.gzip_compress or re.search(r"\.gz(-\d+-of-\d+)?$", name) is not None
+
+
+def warn_of_equal_copies(settings: PretrainingData) -> None:
+    """Says so if going through the text several times gives the same records again."""
+    is_random = settings.masking == "static" or settings.next_sentence == "nsp"
+    if settings.dupe_factor > 1 and not is_random:
+        log.warning(
+            "warning: --dupe_factor=%d: all copies are the same with --masking=dynamic and "
+            "--next_sentence=none; --dupe_factor=1 is enough",
+            settings.dupe_factor,
+        )
+
+
+def log_result(manifest: Mapping[str, Any], name: str) -> None:
+    """Says where everything is.
+
+    Args:
+        manifest: what it holds.
+        name: of its file.
+    """
+    names = [output["name"] for output in manifest["outputs"]]
+    log.info(
+        "%d records are in %s; %s says what they are like",
+        manifest["statistics"]["num_records"],
+        listed(names, most=2),
+        name,
+    )
 
 
 def no_text(settings: PretrainingData, text: Mapping[str, Any]) -> InputError:
@@ -205,15 +248,20 @@ def _claimed(
                 log.info("going on with the unfinished run in %s", work)
             else:
                 _empty(work)
-                write_json(work / _CONFIGURATION, configuration)
+                write_json(work / CONFIGURATION, configuration)
             yield work
         except (InputError, KeyboardInterrupt):
             if not _has_progress(work):
-                shutil.rmtree(work)
+                _remove(work)
             raise
-        # First, so that what is left if this is cut off does not pass for an unfinished run.
-        (work / _CONFIGURATION).unlink()
-        shutil.rmtree(work)
+        _remove(work)
+
+
+def _remove(work: pathlib.Path) -> None:
+    """Removes a work folder, or at least what says that the run is not finished."""
+    (work / CONFIGURATION).unlink(missing_ok=True)
+    # Network file systems may keep the folder until the lock in it is closed.
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _goes_on(
@@ -229,7 +277,7 @@ def _goes_on(
         InputError: if neither may be.
     """
     try:
-        stored = json.loads((work / _CONFIGURATION).read_text())
+        stored = json.loads((work / CONFIGURATION).read_text())
     except (FileNotFoundError, NotADirectoryError):
         for path in () if overwrite else outputs:
             if path.exists():
@@ -271,7 +319,7 @@ def _empty(work: pathlib.Path) -> None:
     for item in work.iterdir():
         if item.is_dir():
             shutil.rmtree(item)
-        elif item.name not in (LOCK, _CONFIGURATION):
+        elif item.name not in (LOCK, CONFIGURATION):
             item.unlink()
 
 

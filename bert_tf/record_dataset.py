@@ -116,8 +116,18 @@ def reading(paths: tuple[pathlib.Path, ...]) -> Iterator[None]:
     """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+    except (
+        tf.errors.InvalidArgumentError,
+        tf.errors.DataLossError,
+        tf.errors.FailedPreconditionError,
+    ) as error:
         names = listed(map(str, paths), most=2)
+        if "expected to contain" in error.message:
+            raise InputError(
+                f"{names}: TensorFlow finds another number of records in one of them than there "
+                "are. Was it changed while being read? If it is a gzip file put together from "
+                "several, compress it again as one"
+            ) from error
         if isinstance(error, tf.errors.DataLossError):
             raise InputError(
                 f"{names}: damaged, or changed while being read; make the records anew"
@@ -143,10 +153,14 @@ class _Reader:
     def __init__(self, files: RecordFiles) -> None:
         self._paths = tf.constant([str(path) for path in files.paths])
         self._compressions = tf.constant(["GZIP" if is_gzip(path) else "" for path in files.paths])
+        self._counts = tf.constant(files.counts, tf.int64)
 
     def __call__(self, number: tf.Tensor) -> tf.data.Dataset:
         """Int64 [] -> a dataset of strings []."""
-        return tf.data.TFRecordDataset(self._paths[number], self._compressions[number])
+        records = tf.data.TFRecordDataset(self._paths[number], self._compressions[number])
+        # TensorFlow takes files that were cut off, and some gzip files of several parts, for
+        # shorter ones without a word.
+        return records.apply(tf.data.experimental.assert_cardinality(self._counts[number]))
 
 
 class _Epochs:

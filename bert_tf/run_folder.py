@@ -11,11 +11,12 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import yaml
 
+from bert_tf.config import lower_case_of
 from bert_tf.errors import InputError
 
 RUN_CONFIG = "run_config.yaml"
@@ -26,6 +27,7 @@ CHECKPOINT = "bert_model.ckpt"
 EVAL_RESULTS = "eval_results.json"
 EVAL_RESULTS_TEXT = "eval_results.txt"
 TEST_RESULTS = "test_results.tsv"
+TRAIN_LOG = "train_log.jsonl"
 LOCK = ".lock"
 # What a run may write; --overwrite removes these and nothing else.
 RUN_FILES = (
@@ -38,12 +40,14 @@ RUN_FILES = (
     EVAL_RESULTS,
     EVAL_RESULTS_TEXT,
     "test_results*.tsv",
-    "train_log.jsonl",
+    TRAIN_LOG,
     "events.out.tfevents.*",
     "seed_*",
 )
-# What a run that was cut off can go on from; without any of it, nothing of the run is kept.
+# What a run that was cut off can go on from.
 PROGRESS = ("resume/checkpoint", f"{CHECKPOINT}.index", "seed_*")
+# Of a run that has none of these, nothing is kept: what it has logged, or found, may be wanted.
+_WORTH_KEEPING = (*PROGRESS, TRAIN_LOG, EVAL_RESULTS)
 
 
 @contextlib.contextmanager
@@ -89,7 +93,7 @@ def claim(
         try:
             yield folder
         except (InputError, KeyboardInterrupt):
-            if not any(next(folder.glob(pattern), None) for pattern in PROGRESS):
+            if not _has_any(folder, _WORTH_KEEPING):
                 _remove_run(folder)
                 if created:
                     (folder / LOCK).unlink()
@@ -116,6 +120,11 @@ def reopen(path: str | os.PathLike[str], needs_vocab: bool = True) -> Iterator[p
     require_model(folder, needs_vocab)
     with locked(folder, "--output_dir"):
         yield folder
+
+
+def has_progress(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a run, or what an unfinished one can go on from."""
+    return _has_any(folder, PROGRESS)
 
 
 def require_model(folder: pathlib.Path, needs_vocab: bool = True) -> None:
@@ -151,6 +160,45 @@ def read_run_config(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected lines like 'learning_rate: 5.0e-05'")
     return values
+
+
+def lower_case_of_checkpoint(checkpoint: str | os.PathLike[str]) -> bool | None:
+    """Whether the model of a checkpoint lower-cases.
+
+    Returns:
+        What the run that made it was given, or else what the name of its folder says, as those of
+        the released checkpoints do; None if neither tells.
+    """
+    folder = pathlib.Path(checkpoint).resolve().parent
+    run_config = folder / RUN_CONFIG
+    stored = read_run_config(run_config) if run_config.is_file() else {}
+    lower_case = stored.get("do_lower_case")
+    return lower_case_of(folder.name) if lower_case is None else bool(lower_case)
+
+
+def remember_inputs(folder: pathlib.Path, inputs: Mapping[str, Any]) -> None:
+    """Notes what a run depends on beside its settings, or compares it where a run goes on.
+
+    Args:
+        folder: the run's.
+        inputs: what they are called -> what they are like, as JSON has it.
+
+    Raises:
+        InputError: naming those that are not as they were when the run began.
+    """
+    path = folder / "resume" / "inputs.json"
+    if path.exists() and (folder / "resume" / "checkpoint").exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        different = [name for name in inputs if stored.get(name) != inputs[name]]
+        if different:
+            raise InputError(
+                f"--output_dir {folder}: since the run there was cut off, {', '.join(different)} "
+                "changed, so it cannot go on as it began; bring back what was there (see "
+                f"{path}), or give another folder, or --overwrite to begin anew"
+            )
+        return
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, inputs)
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
@@ -207,6 +255,11 @@ def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
         yield
+
+
+def _has_any(folder: pathlib.Path, patterns: Iterable[str]) -> bool:
+    """Whether there is a file of such a name that is not empty."""
+    return any(item.stat().st_size for pattern in patterns for item in folder.glob(pattern))
 
 
 def _owner(file: IO[str]) -> str:

@@ -1,46 +1,73 @@
-"""Takes a SIGTERM, returns the wish to stop, which training grants when it can; next: training.
+"""Takes a SIGTERM or Ctrl-C, returns the wish to stop, which training grants; next: training.
 
-Machines that are lent send one before they are taken away.
+Machines that are lent send a SIGTERM before they are taken away.
 """
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-EXIT_STATUS = 128 + signal.SIGTERM  # what a shell reports for a process that a SIGTERM ended
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Terminated(Exception):  # noqa: N818 - not an error
     """A run stopped because it was asked to; the message says how to go on with it.
 
-    The command line prints the message and exits with EXIT_STATUS.
+    The command line prints the message and exits with ``exit_status``.
+
+    Args:
+        message: what there is to say.
+        asked_by: the signal.
     """
+
+    def __init__(self, message: str, asked_by: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + asked_by  # what a shell reports for a process that it ended
+
+
+@dataclasses.dataclass
+class StopRequest:
+    """Whether a run was asked to stop.
+
+    Attributes:
+        asked_by: the signal; None while there was none.
+    """
+
+    asked_by: signal.Signals | None = None
 
 
 @contextlib.contextmanager
-def deferred_termination() -> Iterator[threading.Event]:
-    """Notes a first SIGTERM instead of ending the process; a second one acts as before.
+def deferred_termination() -> Iterator[StopRequest]:
+    """Notes a first SIGTERM or SIGINT instead of ending the process; the next acts as before.
 
-    Outside of the main thread, where Python allows no handlers, signals act as they did.
+    A signal that is ignored stays so, as do interrupts in a shell's background. Outside of the
+    main thread, where Python allows no handlers, signals act as they did.
 
     Yields:
-        What is set by a first SIGTERM.
+        What a first signal is noted in.
     """
-    requested = threading.Event()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield requested
+        yield request
         return
 
     def note(number: int, frame: Any) -> None:
-        requested.set()
-        signal.signal(signal.SIGTERM, previous)
+        request.asked_by = signal.Signals(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     # None stands for a handler that Python has not set and cannot set again.
-    previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    signal.signal(signal.SIGTERM, note)
+    handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
+    previous = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, note)
     try:
-        yield requested
+        yield request
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        restore()

@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ import orbit
 import tensorflow as tf
 import tqdm
 
+from bert_tf import run_folder
 from bert_tf.checkpoint import ResumePoints
 from bert_tf.errors import InputError
 from bert_tf.losses import Batch, Loss, LossTerm
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
 MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+# How long the host may be without a look at what the device does: a wish to stop waits for it.
+_LOOP_SECONDS = 5.0
 
 
 class TrainStep:
@@ -261,11 +264,8 @@ class TrainLog:
         examples_per_step: int,
         log_steps: int,
     ) -> None:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        # A last line without its end was being written when the process was stopped.
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept))
+        self._path = path
+        self._drop_lines_beyond(first_step)
         self._file = path.open("a")
         self._progress = tqdm.tqdm(
             total=num_train_steps,
@@ -302,8 +302,14 @@ class TrainLog:
             "examples_per_second": (step - last_step) * self._examples_per_step / seconds,
             "tokens_per_second": (num_tokens - last_tokens) / seconds,
         }
-        self._file.write(json.dumps({"step": step, **logged}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **logged}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot write it: {error.strerror}. Make room, then the same "
+                "command goes on from the last checkpoint"
+            ) from error
         self._progress.set_postfix(
             {
                 "loss": f"{logged['loss']:.4f}",
@@ -324,7 +330,48 @@ class TrainLog:
     def close(self) -> None:
         """Ends both."""
         self._progress.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what could not be written before either
+            self._file.close()
+
+    def _drop_lines_beyond(self, first_step: int) -> None:
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        # A last line without its end was being written when the process was stopped.
+        whole = [line for line in lines if line.endswith("\n")]
+        try:
+            kept = [line for line in whole if json.loads(line)["step"] <= first_step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._path}: damaged: a line of it is not what training logs; mend it or move "
+                "it away, then give the same command again"
+            ) from error
+        if kept != lines:
+            run_folder.write_text(self._path, "".join(kept))
+
+
+class LoopLength:
+    """How many steps the device takes before the host looks in.
+
+    Args:
+        intervals: steps at whose multiples the host has something to do.
+    """
+
+    def __init__(self, intervals: Sequence[int]) -> None:
+        self._intervals = intervals
+        self._last: tuple[int, float] | None = None
+
+    def __call__(self, done: int) -> int:
+        """For the loop that begins now: up to the next interval, or to about _LOOP_SECONDS.
+
+        Args:
+            done: steps so far.
+        """
+        now = time.perf_counter()
+        most = 1
+        if self._last is not None:
+            steps, seconds = done - self._last[0], now - self._last[1]
+            most = max(1, int(_LOOP_SECONDS * steps / seconds))
+        self._last = (done, now)
+        return min(most, *(interval - done % interval for interval in self._intervals))
 
 
 def train(
@@ -342,8 +389,8 @@ def train(
 ) -> None:
     """Trains up to ``num_train_steps``, from where the folder's ``resume/`` stands.
 
-    Without ``resume/``, from where the optimizer stands. A SIGTERM ends it when the loop and the
-    evaluation that are running have ended, with all that is needed to go on from there.
+    Without ``resume/``, from where the optimizer stands. A SIGTERM or SIGINT ends it when the loop
+    and the evaluation that are running have ended, with all that is needed to go on from there.
 
     Args:
         step: the update, with its model and optimizer.
@@ -360,8 +407,8 @@ def train(
 
     Raises:
         InputError: if the micro-batches do not fit, there is nothing left to train, or the loss is
-            not a number any more.
-        Terminated: after a SIGTERM.
+            not a number any more, or a file cannot be written.
+        Terminated: after a SIGTERM or SIGINT.
     """
     step.check_batch_size(examples_per_step // tf.distribute.get_strategy().num_replicas_in_sync)
     manager = ResumePoints(step.model, step.optimizer, folder / "resume", save_checkpoints_steps)
@@ -374,7 +421,7 @@ def train(
         controller = orbit.Controller(
             global_step=global_step,
             trainer=trainer,
-            steps_per_loop=lambda done: min(i - done % i for i in intervals),
+            steps_per_loop=LoopLength(intervals),
             checkpoint_manager=manager,
         )
         first_step = int(global_step.numpy())
@@ -389,16 +436,21 @@ def train(
             return
         trainer.train_dataset = dataset_from(first_step)
         log = TrainLog(
-            folder / "train_log.jsonl", first_step, num_train_steps, examples_per_step, log_steps
+            folder / run_folder.TRAIN_LOG,
+            first_step,
+            num_train_steps,
+            examples_per_step,
+            log_steps,
         )
         writer = tf.summary.create_file_writer(str(folder))
 
         def stop_if_asked(done: int) -> None:
-            if asked_to_stop.is_set():
+            if request.asked_by is not None:
                 manager.save(check_interval=False)
                 raise Terminated(
-                    f"stopped by SIGTERM after step {done} of {num_train_steps}; the same command "
-                    f"goes on from there, with what is in {manager.directory}"
+                    f"stopped by {request.asked_by.name} after step {done} of {num_train_steps}; "
+                    f"the same command goes on from there, with what is in {manager.directory}",
+                    request.asked_by,
                 )
 
         def report(values: dict[str, float]) -> None:
@@ -414,7 +466,7 @@ def train(
 
         controller.train_actions = (report,)
         with (
-            deferred_termination() as asked_to_stop,
+            deferred_termination() as request,
             writer.as_default(),
             contextlib.closing(log),
         ):

@@ -24,8 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from bert_tf.errors import InputError
+from bert_tf.run_folder import TRAIN_LOG
 
-LOG_NAME = "train_log.jsonl"
 EVAL = "eval_"
 # Okabe and Ito's palette, which color-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -78,13 +78,13 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, Curve]:
     """
     file = pathlib.Path(path)
     if file.is_dir():
-        file = file / LOG_NAME
+        file = file / TRAIN_LOG
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise InputError(
             f"{file}: cannot read it: {error.strerror}. Give the output_dir of a training run, or "
-            f"its {LOG_NAME}"
+            f"its {TRAIN_LOG}"
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not a training log: {error}") from error
@@ -244,7 +244,7 @@ def plot_training(logs: Sequence[str], output: str | os.PathLike[str]) -> None:
     path = pathlib.Path(output)
     if path.suffix.lower() != ".png":
         raise InputError(f"--output={output}: the name must end in .png")
-    figure = plot_runs({log.removesuffix(f"/{LOG_NAME}"): read_log(log) for log in logs})
+    figure = plot_runs({log.removesuffix(f"/{TRAIN_LOG}"): read_log(log) for log in logs})
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         figure.savefig(temporary, format="png", dpi=150)

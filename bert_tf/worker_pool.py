@@ -7,6 +7,7 @@ import collections
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,8 @@ class WorkerPool:
                 initializer=_start_worker,
                 initargs=(make_state, arguments),
             )
+            # Now, while no other thread is at work: the line of progress has one.
+            self._pool.submit(_do_nothing)
         else:
             self._state = make_state(*arguments)
 
@@ -114,6 +117,8 @@ _state: Any = None
 
 def _start_worker(make_state: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     global _state
+    # Ctrl-C reaches all processes of a terminal. The main one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -123,6 +128,10 @@ def _start_worker(make_state: Callable[..., Any], arguments: tuple[Any, ...]) ->
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     _state = make_state(*arguments)
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _run(function: Callable[[Any, Any], Any], task: Any) -> Any:

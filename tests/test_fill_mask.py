@@ -252,6 +252,14 @@ def test_top_k_is_checked(released, top_k):
         Predictor.load(released, task="fill_mask", top_k=top_k)
 
 
+def files_of(folder):
+    return ModelFiles(
+        vocab_file=str(folder / "vocab.txt"),
+        bert_config_file=str(folder / "bert_config.json"),
+        init_checkpoint=str(folder / "bert_model.ckpt"),
+    )
+
+
 PRETRAINING = {"command": "run_pretraining", "do_lower_case": None, "next_sentence": "nsp"}
 
 
@@ -262,11 +270,7 @@ class TestLoading:
         assert len(Predictor.load(folder).predict(["[MASK]"])[0]["masks"][0]["predictions"]) == 5
 
     def test_named_files(self, released, expected):
-        files = ModelFiles(
-            vocab_file=str(released / "vocab.txt"),
-            bert_config_file=str(released / "bert_config.json"),
-            init_checkpoint=str(released / "bert_model.ckpt"),
-        )
+        files = files_of(released)
         loaded = Predictor.load(files, task="fill_mask", top_k=3)
         assert_same(loaded.predict(TEXTS), expected)
         with pytest.raises(InputError, match="give a task: fill_mask"):
@@ -285,7 +289,7 @@ class TestLoading:
         uncased, cased = pieces(released), pieces(released, do_lower_case=False)
         assert uncased != pytest.approx(cased, rel=1e-2)
         run = copy_of(released, tmp_path, {**PRETRAINING, "do_lower_case": False})
-        assert pieces(run) == cased
+        assert pieces(run) == pieces(files_of(run)) == cased
         assert pieces(run, do_lower_case=True) == uncased
         (run / "run_config.yaml").unlink()
         assert pieces(run) == uncased
@@ -314,6 +318,8 @@ class TestLoading:
     def test_a_run_that_did_not_train_the_next_sentence_head(self, released, tmp_path):
         folder = copy_of(released, tmp_path, {**PRETRAINING, "next_sentence": "none"})
         self.check_without_next_sentence(Predictor.load(folder, top_k=3))
+        files = Predictor.load(files_of(folder), task="fill_mask", top_k=3)
+        self.check_without_next_sentence(files)
 
     def check_without_next_sentence(self, predictor):
         (result,) = predictor.predict([("a [MASK]", "b")])

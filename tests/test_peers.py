@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf import vocabulary_learning
 from bert_tf.modeling import BertModel
 from bert_tf.tokenization import FullTokenizer
 
@@ -30,6 +31,23 @@ def test_word_pieces_are_those_of_tensorflow_text(testdata):
     assert tokenizer.tokenize(" ".join(words)) == [
         vocabulary[piece] for pieces in peer.tokenize(words).to_list() for piece in pieces
     ]
+
+
+def test_why_the_vocabulary_is_not_learned_by_tensorflow_text():
+    """Its learner lets words that it does not keep use up their beginnings, so it finds none."""
+    from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib
+
+    stems = [f"{a}{b}o{c}" for a in "bdfg" for b in "aeu" for c in "klm"]
+    endings = ["est", "ing", "ly", "ness", "ed", "er", "s"]
+    counts = {stem + ending: 5 for stem in stems for ending in endings}
+    learner = vocabulary_learning.PieceLearner(counts)
+    ours = set(learner.pieces(20))
+    theirs = wordpiece_tokenizer_learner_lib.learn(
+        list(counts.items()), 300, [], upper_thresh=20, lower_thresh=20
+    )
+    assert ours >= {f"##{ending}" for ending in endings}
+    assert ours >= set(stems)
+    assert not set(theirs) & set(stems)
 
 
 def test_the_encoder_is_that_of_keras_hub(original_tiny):

@@ -18,12 +18,15 @@ import pytest
 import tensorflow as tf
 
 import bert_tf
+from bert_tf import training
 from bert_tf.checkpoint import load_checkpoint, save_checkpoint
+from bert_tf.cli import flags as flags_module
 from bert_tf.cli.main import main
-from bert_tf.config import BertConfig, Pretraining
+from bert_tf.config import BertConfig, Classification, Pretraining
 from bert_tf.heads import BertClassifier, BertPretrainer
 from bert_tf.masking import Masker, MaskingRule
 from bert_tf.modeling import BertModel
+from bert_tf.predictor import Predictor
 from bert_tf.random_bits import key_of_seed, random_bits
 from bert_tf.tasks import pretraining
 from bert_tf.tasks.pretraining_batches import PretrainingBatches
@@ -399,16 +402,19 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(world, tmp_pat
 # --- starting from a checkpoint -----------------------------------------------------------------
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(world, tmp_path):
-    # While the rate rises, it does not depend on the number of steps.
-    def part(name, steps, *arguments):
+def test_a_run_in_two_parts_is_the_run_in_one(world, tmp_path, caplog):
+    def part(name, *arguments):
         folder = tmp_path / name
-        flags = flags_of(world, num_train_steps=steps, num_warmup_steps=100, output_dir=folder)
+        flags = flags_of(world, num_train_steps=13, output_dir=folder)
         run("--do_train", *flags, *arguments)
         return folder
 
-    whole, first = part("whole", 13), part("first", 7)
-    second = part("second", 13, "--resume_optimizer", f"--init_checkpoint={first}/bert_model.ckpt")
+    whole, first = part("whole"), part("first", "--stop_at_step=7")
+    assert tensors(first)["global_step"] == 7
+    assert run("--do_eval", f"--output_dir={first}")["global_step"] == 7
+    with caplog.at_level("INFO", "bert_tf"):
+        second = part("second", "--resume_optimizer", f"--init_checkpoint={first}/bert_model.ckpt")
+    assert "51 records in 2 files; 6 steps of 6 are 0.7 epochs" in caplog.text
     assert_same_tensors(tensors(second), tensors(whole))
     assert [line["step"] for line in read_log(second)] == [8, 12, 13]
 
@@ -572,6 +578,43 @@ def test_a_run_without_a_vocabulary(world, tmp_path, caplog):
     assert (tmp_path / "given" / "vocab.txt").read_text() == (world / "vocab.txt").read_text()
 
 
+# --- whether text is lower-cased ----------------------------------------------------------------
+
+
+def write_manifest(records, **changes):
+    manifest = {
+        "configuration": {"next_sentence": "nsp", "do_lower_case": False} | changes,
+        "vocabulary": {"num_pieces": 41, "sha256": Vocabulary(records.parent / "vocab.txt").sha256},
+    }
+    (records.parent / f"{records.name}.manifest.json").write_text(json.dumps(manifest))
+
+
+def test_casing_goes_from_the_records_into_the_model(world, tmp_path, capsys):
+    pieces = [piece.replace("w", "W") for piece in PIECES]
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
+    records = tmp_path / "r"
+    write_records(records, 23, 6)
+    write_manifest(records)
+    out = tmp_path / "out"
+    flags = flags_of(
+        world, input_file=records, vocab_file=tmp_path / "vocab.txt", num_train_steps=2,
+        num_warmup_steps=1, output_dir=out,
+    )  # fmt: skip
+    assert main(["run_pretraining", "--do_train", "--do_lower_case", *flags]) == 2
+    assert "made with --do_lower_case=false" in capsys.readouterr().err
+    run("--do_train", *flags)
+    assert "do_lower_case: false" in (out / "run_config.yaml").read_text()
+    # In lower case, the vocabulary would have none of the words.
+    for given in (f"--model_dir={out}", f"--checkpoint={out}"):
+        assert main(["predict", "--task=fill_mask", given, "W1 [MASK]"]) == 0
+        assert json.loads(capsys.readouterr().out)["text"] == "W1 [MASK]"
+    assert Predictor.load(out)._answers._tokenizer.tokenize("W1") == ["W1"]
+    settings, _ = flags_module.parse(
+        Classification, ["--do_train", "--output_dir=x", f"--checkpoint={out}"], ""
+    )
+    assert settings.do_lower_case is False
+
+
 # --- mistakes -----------------------------------------------------------------------------------
 
 
@@ -628,7 +671,7 @@ class TestBadInput:
         records = tmp_path / "r-00000-of-00001"
         write_records(records, 23, 6)
         manifest = {
-            "configuration": {"next_sentence": "none"},
+            "configuration": {"next_sentence": "none", "do_lower_case": True},
             "vocabulary": {"num_pieces": 41, "sha256": "of another one"},
         }
         (tmp_path / "r.manifest.json").write_text(json.dumps(manifest))
@@ -644,6 +687,74 @@ class TestBadInput:
         assert "deep.tfrecord" in message
         assert "next_sentence_labels must lie in 0 to 1" in message
         assert "Traceback" not in message
+
+    def test_gzip_records_that_tensorflow_would_not_read_to_the_end(self, world, tmp_path, capsys):
+        # Of a file of several parts it stops where its input buffer ends within the few bytes
+        # that end a part.
+        path = tmp_path / "parts.tfrecord.gz"
+        values, masked = random_values(40, 1)
+        content = frame_records(*encode_records(pretraining_schema(S, P), values | masked))
+        name = bytes(262_148 - len(gzip.compress(content)) - 1).replace(b"\0", b"x") + b"\0"
+        first = bytearray(gzip.compress(content))
+        first[3] |= 8  # there is a name
+        path.write_bytes(bytes(first[:10]) + name + bytes(first[10:]) + gzip.compress(content))
+        flags = flags_of(world, input_file=path, output_dir=tmp_path / "out", num_train_steps=30)
+        assert main(["run_pretraining", "--do_train", *flags]) == 2
+        message = capsys.readouterr().err
+        assert "parts.tfrecord.gz: TensorFlow finds another number of records" in message
+        assert "Traceback" not in message
+
+    def test_what_changed_since_a_run_was_cut_off(self, world, tmp_path, capsys, caplog):
+        for name in ("static-0.tfrecord", "static-1.tfrecord.gz", "bert_config.json", "vocab.txt"):
+            shutil.copy(world / name, tmp_path)
+        out = tmp_path / "out"
+        flags = flags_of(tmp_path, output_dir=out, save_checkpoints_steps=4)
+        real = training.TrainLog.__call__
+
+        def stop(self, step, *arguments):
+            if step == 6:
+                raise KeyboardInterrupt
+            return real(self, step, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.TrainLog, "__call__", stop)
+            patch.setattr(training, "_LOOP_SECONDS", 0.0)
+            assert main(["run_pretraining", "--do_train", *flags]) == 130
+        assert (out / "resume" / "ckpt-4.index").exists()
+
+        def refused(*words):
+            before = sorted(out.rglob("*"))
+            for job in ("--do_train", "--do_train --do_eval"):
+                assert main(["run_pretraining", *job.split(), *flags]) == 2
+                message = capsys.readouterr().err
+                assert all(word in message for word in words) and "Traceback" not in message
+            assert sorted(out.rglob("*")) == before
+
+        assert main(["run_pretraining", "--do_eval", *flags]) == 2
+        assert "the run there is not finished" in capsys.readouterr().err
+        write_records(tmp_path / "static-2.tfrecord", 3, 8)
+        refused("since the run there was cut off, input_file changed")
+        (tmp_path / "static-2.tfrecord").unlink()
+        changed = dataclasses.replace(CONFIG, hidden_dropout_prob=0.3)
+        (tmp_path / "bert_config.json").write_text(changed.to_json_string())
+        refused("since the run there was cut off, bert_config_file changed")
+        shutil.copy(world / "bert_config.json", tmp_path)
+        assert main(["run_pretraining", "--do_train", *flags]) == 0
+        assert "resuming at step 4 of 12" in caplog.text
+
+    def test_results_of_the_weights_that_training_begins_with(
+        self, trained, world, tmp_path, capsys
+    ):
+        folder, _ = trained
+        flags = flags_of(
+            world, init_checkpoint=folder / "bert_model.ckpt", output_dir=tmp_path / "out"
+        )
+        run("--do_eval", *flags)
+        results = (tmp_path / "out" / "eval_results.json").read_text()
+        assert main(["run_pretraining", "--do_train", *flags]) == 2
+        assert main(["run_pretraining", "--do_train", "--do_eval", *flags]) == 2
+        assert "eval_results.json is there already" in capsys.readouterr().err
+        assert (tmp_path / "out" / "eval_results.json").read_text() == results
 
     def test_checkpoints(self, fails, trained, world, tmp_path):
         folder, _ = trained
@@ -668,7 +779,10 @@ class TestBadInput:
             ({"micro_batch_size": 4}, "--micro_batch_size=4 does not divide"),
             ({"num_train_steps": 0}, "--num_train_steps must be at least 1"),
             ({"num_warmup_steps": -1}, "--num_warmup_steps"),
-            ({"do_span_mask": True}, "--masking=static"),
+            ({"do_span_mask": True}, "--do_span_mask=true: the records of --masking=static"),
+            ({"masked_lm_prob": 0.3}, "--masked_lm_prob=0.3: the records of --masking=static"),
+            ({"stop_at_step": 13}, "--stop_at_step=13 is more than --num_train_steps=12"),
+            ({"stop_at_step": 0}, "--stop_at_step must be at least 1"),
             ({"do_span_mask": True, "do_whole_word_mask": True}, "not both"),
             ({"masking": "dynamic", "masked_lm_prob": 0.5}, "at least that"),
             ({"use_tpu": True}, "--use_tpu"),

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -355,7 +356,8 @@ def test_the_manifest_says_what_the_files_hold(folder, small_sections):
 def test_warnings_name_file_and_line_in_their_order(folder, caplog):
     (folder / "text.txt").write_bytes(b"\nword1\nword1\n\x01\n\nword2\xff\n")
     create(settings_of())
-    findings = [record.message.split(" ")[2:5] for record in caplog.records]
+    warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    findings = [message.split(" ")[2:5] for message in warnings]
     assert [" ".join(words) for words in findings] == [
         "lines with bytes",
         "empty documents (one",
@@ -363,9 +365,9 @@ def test_warnings_name_file_and_line_in_their_order(folder, caplog):
         "documents of one",
         "lines that are",
     ]
-    places = [record.message.rpartition(": ")[2] for record in caplog.records]
+    places = [message.rpartition(": ")[2] for message in warnings]
     assert places == [f"text.txt:{line}" for line in (6, 1, 4, 6, 3)]
-    assert all(record.message.startswith("warning: 1 ") for record in caplog.records)
+    assert all(message.startswith("warning: 1 ") for message in warnings)
 
 
 # --- who may write ------------------------------------------------------------------------------
@@ -687,8 +689,8 @@ def refused(capsys, *words, **changes):
     assert main(["create_pretraining_data", *flags_of(**changes)]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    # Progress is told on stderr too.
-    lines = [line for line in re.split("[\r\n]+", output.err) if line and "part/s" not in line]
+    # Progress is told on stderr too, in parts per second or seconds per part.
+    lines = [line for line in re.split("[\r\n]+", output.err) if line and "part" not in line]
     (line,) = lines
     assert line.startswith("bert-tf: ")
     for word in words:
@@ -749,7 +751,10 @@ def test_a_text_without_documents(folder, capsys, content, num_lines, compress, 
         ({"output_file": "text.txt/a"}, ["--output_file text.txt/a: there is no folder text.txt"]),
         ({"output_file": "out/there"}, ["--output_file out/there: is there already"]),
         ({"do_whole_word_mask": True, "do_span_mask": True}, ["--do_whole_word_mask or"]),
-        ({"masking": "dynamic", "do_span_mask": True}, ["--masking=dynamic"]),
+        ({"masking": "dynamic", "do_span_mask": True}, ["--do_span_mask=true", "hold no masks"]),
+        ({"masking": "dynamic", "masked_lm_prob": 7}, ["--masked_lm_prob=7.0", "hold no masks"]),
+        ({"max_span_length": 3}, ["--max_span_length=3", "give --do_span_mask too"]),
+        ({"input_file": "*.txt", "output_file": "records.txt"}, ["--input_file *.txt would name"]),
         ({"next_sentence": "sop"}, ["next_sentence", "nsp"]),
     ],
 )
@@ -821,6 +826,35 @@ def test_a_process_that_is_killed_with_its_workers(large_text, tmp_path, monkeyp
     assert left.items() <= expected.items()
     wait_for(lambda: not is_alive(process.pid))  # the workers are, for a moment
     assert made(**changes) == expected
+
+
+def test_copies_that_would_be_the_same_are_told(folder, caplog):
+    for changes in ({}, {"masking": "dynamic"}, {"next_sentence": "none"}):
+        create(settings_of(output_file="out/a", overwrite=True, **changes))
+    assert "--dupe_factor" not in caplog.text
+    create(settings_of(masking="dynamic", next_sentence="none"))
+    assert "--dupe_factor=3: all copies are the same" in caplog.text
+
+
+def test_ctrl_c_ends_all_processes_with_one_line(large_text, tmp_path, monkeypatch):
+    monkeypatch.chdir(large_text)
+    changes = {**LARGE, "dupe_factor": 3, "num_shards": 8, "num_workers": 2}
+    command = [sys.executable, "-m", "bert_tf.cli.main", "create_pretraining_data"]
+    with subprocess.Popen(
+        [*command, *flags_of(output_file=str(tmp_path / "records"), **changes)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that starts the tests in the background has interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        first = tmp_path / "records-00000-of-00008"
+        wait_for(lambda: first.exists() or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "bert-tf: create_pretraining_data was interrupted"
+    assert "Traceback" not in error
 
 
 def wait_for(condition):

@@ -356,16 +356,20 @@ def original(shared):
     )
 
 
+def as_text(pieces):
+    """One character for each piece, so that texts are found with str.find()."""
+    return "".join(chr(piece + 1) for piece in pieces)
+
+
 def assert_texts_are_of(documents, records, special, max_seq_length):
     """A and B lie where the recipe takes them from, as far as truncation leaves that to be seen."""
-    # One character for each piece, so that texts are found with str.find().
-    texts = ["".join(chr(p + 1) for p in itertools.chain(*document)) for document in documents]
+    texts = [as_text(itertools.chain(*document)) for document in documents]
     starts = [
         {0, *itertools.accumulate(len(sentence) for sentence in document)} for document in documents
     ]
     num_untruncated = 0
     for record in records:
-        a, b = ("".join(chr(p + 1) for p in text) for text in texts_of(record, *special))
+        a, b = map(as_text, texts_of(record, *special))
         if record["next_sentence_labels"][0] == 0:
             # Something may be cut off between them.
             assert any(
@@ -447,6 +451,33 @@ def assert_is_a_draw_like_ours(original, **changes):
 
 def test_the_original_file_is_a_draw_like_ours(original):
     assert_is_a_draw_like_ours(original)
+
+
+def assert_documents_have_as_many_instances(original, records_of):
+    """Each document's number of instances, by where A is from, is like that of our draws.
+
+    Args:
+        original: the original's file.
+        records_of: for each document, how many of its records are that document's.
+    """
+    draws = []
+    for seed in range(40):
+        maker = RecordMaker(dataclasses.replace(original.settings, random_seed=seed))
+        _, plan = planned(maker, original.documents)
+        draws.append(np.bincount(plan["document"], minlength=len(original.documents)))
+    off = np.abs(records_of - np.mean(draws, axis=0))
+    assert (off <= 4 * np.std(draws, axis=0, ddof=1)).all()
+
+
+def test_documents_have_as_many_instances_in_the_original_file(original):
+    texts = [as_text(itertools.chain(*document)) for document in original.documents]
+    counts = np.zeros(len(texts), np.int64)
+    for record in original.records:
+        a, _ = texts_of(record, *original.special)
+        counts[next(i for i, text in enumerate(texts) if as_text(a) in text)] += 1
+    assert_documents_have_as_many_instances(original, counts)
+    with pytest.raises(AssertionError):
+        assert_documents_have_as_many_instances(original, np.roll(counts, 1))
 
 
 def test_another_share_of_short_documents_would_be_noticed(original):

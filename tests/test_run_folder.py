@@ -14,7 +14,9 @@ from bert_tf.errors import InputError
 from bert_tf.run_folder import (
     CHECKPOINT,
     claim,
+    lower_case_of_checkpoint,
     read_run_config,
+    remember_inputs,
     reopen,
     require_model,
     write_json,
@@ -148,7 +150,23 @@ def test_a_run_that_stops_before_it_computed_anything_leaves_nothing(tmp_path, e
         assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("progress", ["resume/checkpoint", f"{CHECKPOINT}.index", "seed_1/x"])
+def test_an_empty_log_is_not_worth_keeping(tmp_path):
+    with pytest.raises(KeyboardInterrupt), claim(tmp_path / "new", CONFIG, RESULTS) as folder:
+        (folder / "train_log.jsonl").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        "resume/checkpoint",
+        f"{CHECKPOINT}.index",
+        "seed_1/x",
+        "train_log.jsonl",
+        "eval_results.json",
+    ],
+)
 @pytest.mark.parametrize("new", [True, False])
 def test_a_run_that_stops_later_keeps_what_it_has(tmp_path, progress, new):
     folder = tmp_path / "run" if new else tmp_path
@@ -309,3 +327,39 @@ def test_a_write_that_is_interrupted_leaves_what_was_there(tmp_path, monkeypatch
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["labels.txt"]
+
+
+# --- what a run depends on ----------------------------------------------------------------------
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(tmp_path):
+    inputs = {"records": {"a": 3, "b": 5}, "vocab_file": None}
+    remember_inputs(tmp_path, inputs)
+    remember_inputs(tmp_path, {**inputs, "vocab_file": "changed"})  # nothing is trained yet
+    remember_inputs(tmp_path, inputs)
+    (tmp_path / "resume" / "checkpoint").write_text("hours of work")
+    remember_inputs(tmp_path, inputs)
+    message = r"since the run there was cut off, records, vocab_file changed.* --overwrite"
+    with pytest.raises(InputError, match=message):
+        remember_inputs(tmp_path, {"records": {"a": 3, "b": 6}, "vocab_file": "changed"})
+    remember_inputs(tmp_path, inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "expected"),
+    [
+        ("cased_L-2_H-128_A-2", None, False),
+        ("uncased_L-2_H-128_A-2", None, True),
+        ("run", None, None),
+        ("run", "do_lower_case: false", False),
+        ("run", "do_lower_case: true", True),
+        ("run", "do_lower_case: null", None),
+        ("cased_L-2_H-128_A-2", "do_lower_case: true", True),
+        ("cased_L-2_H-128_A-2", "seed: 3", False),
+    ],
+)
+def test_casing_is_told_by_the_run_or_else_by_the_name(tmp_path, name, stored, expected):
+    (tmp_path / name).mkdir()
+    if stored:
+        (tmp_path / name / "run_config.yaml").write_text(stored)
+    assert lower_case_of_checkpoint(tmp_path / name / CHECKPOINT) is expected

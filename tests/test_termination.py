@@ -19,10 +19,10 @@ def received():
 
 
 def test_a_first_sigterm_is_noted_and_a_second_acts_as_before(received):
-    with deferred_termination() as requested:
-        assert not requested.is_set()
+    with deferred_termination() as request:
+        assert request.asked_by is None
         signal.raise_signal(signal.SIGTERM)
-        assert requested.is_set() and received == []
+        assert request.asked_by is signal.SIGTERM and received == []
         signal.raise_signal(signal.SIGTERM)
         assert received == [signal.SIGTERM]
 
@@ -37,37 +37,52 @@ def test_afterwards_a_sigterm_acts_as_before(received):
     assert received == [signal.SIGTERM] * 2
 
 
-def test_an_interrupt_stays_an_interrupt():
-    # A shell starts commands in the background with interrupts ignored.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), deferred_termination():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+@pytest.fixture
+def interrupts():
+    """Sets what an interrupt does; a shell starts commands in the background with none."""
+    previous = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_a_first_interrupt_is_noted_and_a_second_interrupts(interrupts):
+    interrupts(signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), deferred_termination() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.asked_by is signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_is_ignored_stays_so(interrupts):
+    interrupts(signal.SIG_IGN)
+    with deferred_termination() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.asked_by is None
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_thread_leaves_signals_alone(received):
     found = []
 
     def work():
-        with deferred_termination() as requested:
-            found.append((signal.getsignal(signal.SIGTERM), requested.is_set()))
+        with deferred_termination() as request:
+            found.append((signal.getsignal(signal.SIGTERM), request.asked_by))
 
     handler = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [(handler, False)]
+    assert found == [(handler, None)]
 
 
-def test_the_command_says_where_it_stopped_and_exits_with_143(monkeypatch, capsys):
+@pytest.mark.parametrize(("asked_by", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_command_says_where_it_stopped(asked_by, status, monkeypatch, capsys):
     class Stopping:
         @staticmethod
         def run(arguments):
-            raise Terminated("stopped after step 3")
+            raise Terminated("stopped after step 3", asked_by)
 
     monkeypatch.setattr(command_line.importlib, "import_module", lambda name: Stopping)
-    assert command_line.main(["predict"]) == 143
+    assert command_line.main(["predict"]) == status
     captured = capsys.readouterr()
     assert captured.err == "bert-tf: stopped after step 3\n" and captured.out == ""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf import training
 from bert_tf.checkpoint import load_checkpoint, save_checkpoint, variables_by_name
 from bert_tf.errors import InputError
 from bert_tf.functional import dropout
@@ -30,7 +31,7 @@ from bert_tf.losses import (
 from bert_tf.optimization import create_optimizer
 from bert_tf.packing import PackedTexts, RaggedIds
 from bert_tf.termination import Terminated
-from bert_tf.training import Evaluator, TrainLog, TrainStep, dropout_seed, train
+from bert_tf.training import Evaluator, LoopLength, TrainLog, TrainStep, dropout_seed, train
 
 
 def pretraining_terms(outputs, batch):
@@ -530,6 +531,49 @@ def test_a_sigterm_in_the_last_loop_leaves_nothing_to_train(tiny_config, tmp_pat
     with caplog.at_level("INFO", "bert_tf"):
         train_tiny(tiny_config, tmp_path, last=4, evaluate=evaluate)
     assert "resuming at step 4 of 4" in caplog.text
+
+
+def test_the_host_looks_in_every_few_seconds(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    length = LoopLength([30, 1000])
+    done, lengths = 0, []
+    for seconds_per_step in (9.0, 2.0, 0.001, 0.001, 0.5, 0.5):
+        lengths.append(length(done))
+        now += lengths[-1] * seconds_per_step
+        done += lengths[-1]
+    # Of the first step nothing is known; 5 s are then 1 step, 2, up to step 30, and 10 again.
+    assert lengths == [1, 1, 2, 26, 30, 10]
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_with_one_line(tiny_config, tmp_path):
+    (tmp_path / "full.jsonl").symlink_to("/dev/full")
+    log = TrainLog(tmp_path / "log.jsonl", 0, 8, 6, 1)
+    log._file.close()
+    log._file = (tmp_path / "full.jsonl").open("w")
+    with pytest.raises(InputError, match=r"log.jsonl: cannot write it: No space left.* goes on"):
+        log(1, 30, {"loss": 1.0}, {})
+    log.close()
+
+
+def test_a_damaged_log_is_named_and_kept(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    path.write_text('{"step": 1}\n\0\0\0\n')
+    with pytest.raises(InputError, match=r"train_log.jsonl: damaged"):
+        TrainLog(path, 1, 8, 6, 1)
+    assert path.read_text() == '{"step": 1}\n\0\0\0\n'
+
+
+def test_a_damaged_resume_point_is_named(tiny_config, tmp_path):
+    train_tiny(tiny_config, tmp_path, last=4)
+    (data,) = (tmp_path / "resume").glob("ckpt-4.data-*")
+    content = data.read_bytes()
+    data.write_bytes(content[:100] + bytes(100) + content[200:])
+    with pytest.raises(InputError, match=r"ckpt-4: cannot go on from it: .* --overwrite"):
+        train_tiny(tiny_config, tmp_path)
+    data.unlink()
+    with pytest.raises(InputError, match=r"ckpt-4: cannot go on from it: .* --overwrite"):
+        train_tiny(tiny_config, tmp_path)
 
 
 def test_a_run_can_start_from_another_runs_step(tiny_config, tmp_path, caplog):

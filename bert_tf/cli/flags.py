@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from bert_tf.config import JOBS, ModelFiles, Training, lower_case_of
+from bert_tf.config import JOBS, ModelFiles, Training
 from bert_tf.errors import InputError
 
 Configuration = TypeVar("Configuration")
@@ -156,7 +156,7 @@ def _settings_of_trained_folder(
 
 
 def _complete_model_files(given: dict[str, Any]) -> dict[str, Any]:
-    """Adds what ``--checkpoint`` stands for, and the casing that the folder's name tells."""
+    """Adds what ``--checkpoint`` stands for, and the casing that its folder tells."""
     files = {
         "vocab_file": "vocab.txt",
         "bert_config_file": "bert_config.json",
@@ -174,7 +174,7 @@ def _complete_model_files(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_casing(given: dict[str, Any]) -> None:
-    """Compares ``--do_lower_case`` with what the checkpoint's folder is called, as the original."""
+    """Compares ``--do_lower_case`` with what the checkpoint's folder tells, as the original."""
     if given.get("init_checkpoint") is None:
         return
     expected = _casing_of(given["init_checkpoint"])
@@ -187,7 +187,9 @@ def _check_casing(given: dict[str, Any]) -> None:
 
 
 def _casing_of(checkpoint: str) -> bool | None:
-    return lower_case_of(pathlib.Path(checkpoint).resolve().parent.name)
+    from bert_tf.run_folder import lower_case_of_checkpoint
+
+    return lower_case_of_checkpoint(checkpoint)
 
 
 def find_checkpoint(name: str) -> pathlib.Path:

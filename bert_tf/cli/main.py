@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from bert_tf.errors import InputError
-from bert_tf.termination import EXIT_STATUS, Terminated
+from bert_tf.termination import Terminated
 
 COMMANDS = {
     "build_vocab": "Learn a vocabulary of word pieces from text.",
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except Terminated as stop:
         print(f"bert-tf: {stop}", file=sys.stderr)
-        return EXIT_STATUS
+        return stop.exit_status
     except KeyboardInterrupt:
         print(f"bert-tf: {command} was interrupted", file=sys.stderr)
         return 130  # what a shell reports for a process that Ctrl-C ended

@@ -33,6 +33,8 @@ from bert_tf.tasks.model_files import (
     has_model,
     read_config,
     refuse_results,
+    refuse_results_of_another_model,
+    refuse_unfinished,
     require_settings,
     settings_of_run,
     with_trained_model,
@@ -132,6 +134,7 @@ def _train_and_use(settings: Classification) -> dict[str, float]:
     if settings.num_seeds > 1 and not settings.do_eval:
         raise InputError("--num_seeds compares runs by their evaluation: give --do_eval too")
     prepared = _prepare(settings)
+    refuse_results_of_another_model(settings, _results(prepared)[1:])
     run = _TrainingRun(prepared)  # whatever it cannot do, it says before the folder is touched
     with _claim(prepared) as folder:
         if settings.num_seeds == 1:
@@ -310,6 +313,7 @@ def _run_seeds(
 def _use_trained(settings: Classification) -> dict[str, float]:
     """Evaluates and predicts with the output folder's model, or else with ``init_checkpoint``."""
     if not has_model(settings):
+        refuse_unfinished(settings)
         prepared = _prepare(settings)
         classifier = _load_trained(prepared)
         with _claim(prepared) as claimed:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import Checkpoint, load_checkpoint
-from bert_tf.config import BertConfig, ModelFiles, lower_case_of
+from bert_tf.config import BertConfig, ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.heads import BertPretrainer
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
@@ -41,54 +41,46 @@ def load(
     Args:
         model: the folder of a run_pretraining run or of a released checkpoint, or the files.
         top_k: K, pieces that are named for each mask.
-        do_lower_case: whether to lower-case; by default what the run was given or what the name of
-            the released checkpoint says, else true.
+        do_lower_case: whether to lower-case; by default what the model's files say, or the run or
+            the name of the folder that the checkpoint is in, else true.
 
     Raises:
         InputError: if a file is missing, or they do not belong together, or the checkpoint has no
             masked-LM head.
     """
-    trained_next_sentence = True
     if isinstance(model, pathlib.Path):
-        stored = _stored_settings(model)
-        trained_next_sentence = stored.get("next_sentence") != "none"
-        model = _files_of(model, stored)
+        model = _files_of(model)
     require_settings(model, ("vocab_file", "bert_config_file", "init_checkpoint"))
-    if do_lower_case is None:
-        do_lower_case = model.do_lower_case is not False
-    tokenizer = FullTokenizer(model.vocab_file or "", do_lower_case=do_lower_case)
+    checkpoint = model.init_checkpoint or ""
+    told = (do_lower_case, model.do_lower_case, run_folder.lower_case_of_checkpoint(checkpoint))
+    tokenizer = FullTokenizer(
+        model.vocab_file or "", do_lower_case=next((t for t in told if t is not None), True)
+    )
     config = BertConfig.from_json_file(model.bert_config_file or "")
     check_vocabulary(tokenizer.vocabulary, config, model)
     pretrainer, has_next_sentence = _load_model(config, model)
-    return MaskFiller(pretrainer, tokenizer, top_k, has_next_sentence and trained_next_sentence)
+    has_next_sentence = has_next_sentence and _trained_next_sentence(checkpoint)
+    return MaskFiller(pretrainer, tokenizer, top_k, has_next_sentence)
 
 
-def _stored_settings(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / run_folder.RUN_CONFIG
-    return run_folder.read_run_config(path) if path.exists() else {}
+def _trained_next_sentence(checkpoint: str) -> bool:
+    """False if a run beside the checkpoint says that it left its next-sentence head as it was."""
+    path = pathlib.Path(checkpoint).with_name(run_folder.RUN_CONFIG)
+    return not path.exists() or run_folder.read_run_config(path).get("next_sentence") != "none"
 
 
-def _files_of(folder: pathlib.Path, stored: dict[str, Any]) -> ModelFiles:
-    """The files of a folder.
-
-    Args:
-        folder: of a run or of a released checkpoint.
-        stored: the run's settings.
-    """
+def _files_of(folder: pathlib.Path) -> ModelFiles:
+    """The files of a folder, of a run or of a released checkpoint."""
     for name in (run_folder.BERT_CONFIG, run_folder.VOCAB, f"{run_folder.CHECKPOINT}.index"):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder}: has no {name}; give the folder of a finished run_pretraining run or of "
                 "a released checkpoint, or each file by its own flag"
             )
-    do_lower_case = stored.get("do_lower_case")
     return ModelFiles(
         vocab_file=str(folder / run_folder.VOCAB),
         bert_config_file=str(folder / run_folder.BERT_CONFIG),
         init_checkpoint=str(folder / run_folder.CHECKPOINT),
-        do_lower_case=lower_case_of(folder.resolve().name)
-        if do_lower_case is None
-        else do_lower_case,
     )
 
 

@@ -70,6 +70,21 @@ def has_model(settings: Training) -> bool:
     return (folder / f"{run_folder.CHECKPOINT}.index").exists()
 
 
+def refuse_unfinished(settings: Training) -> None:
+    """Checks, where the output folder has no model, that none is being trained there.
+
+    Raises:
+        InputError: if a run there was cut off, as it is its model that would be expected to be
+            used.
+    """
+    folder = pathlib.Path(settings.output_dir or "")
+    if run_folder.has_progress(folder):
+        raise InputError(
+            f"--output_dir {folder}: the run there is not finished; give its command again, with "
+            "--do_train, to finish it, or give another folder"
+        )
+
+
 def settings_of_run(folder: pathlib.Path, command: str, configuration: type[Settings]) -> Settings:
     """What a folder's run was given.
 
@@ -126,3 +141,19 @@ def refuse_results(settings: Training, names: Iterable[str]) -> None:
                 f"--output_dir {settings.output_dir}: {name} is there already; give --overwrite "
                 "to replace it"
             )
+
+
+def refuse_results_of_another_model(settings: Training, names: Iterable[str]) -> None:
+    """Checks that a folder in which training begins has no results yet.
+
+    They would be those of the weights that training begins with.
+
+    Args:
+        settings: the command's.
+        names: of the files with results.
+
+    Raises:
+        InputError: naming the file that is there already.
+    """
+    if not run_folder.has_progress(pathlib.Path(settings.output_dir or "")):
+        refuse_results(settings, names)

@@ -1,6 +1,7 @@
 """Takes a pretraining run's settings, returns a trained and evaluated model; next: predictor."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 from typing import Any
@@ -26,6 +27,8 @@ from bert_tf.tasks.model_files import (
     has_model,
     read_config,
     refuse_results,
+    refuse_results_of_another_model,
+    refuse_unfinished,
     require_settings,
     settings_of_run,
     with_trained_model,
@@ -38,6 +41,7 @@ from bert_tf.training import TrainStep, train
 
 COMMAND = "run_pretraining"
 GLOBAL_STEP = "global_step"
+_EVALUATION = (run_folder.EVAL_RESULTS, run_folder.EVAL_RESULTS_TEXT)
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +84,8 @@ def _prepare(settings: Pretraining) -> _Prepared:
         if settings.do_train and settings.resume_optimizer:
             _check_optimizer_state(checkpoint, settings)
     batches = PretrainingBatches(settings, config, vocabulary)
+    # Kept with the model, so that whoever uses it need not know.
+    settings = dataclasses.replace(settings, do_lower_case=batches.do_lower_case)
     return _Prepared(settings, config, vocabulary, batches)
 
 
@@ -101,10 +107,11 @@ def _check_optimizer_state(checkpoint: Checkpoint, settings: Pretraining) -> Non
             "with a new one"
         )
     done = int(checkpoint.read([GLOBAL_STEP])[0])
-    if done >= settings.num_train_steps:
+    if done >= settings.last_step:
+        flag = "num_train_steps" if settings.stop_at_step is None else "stop_at_step"
         raise InputError(
-            f"--num_train_steps={settings.num_train_steps}: {checkpoint.path} has {done} steps "
-            "already, and with --resume_optimizer they count; give more than that"
+            f"--{flag}={settings.last_step}: {checkpoint.path} has {done} steps already, and with "
+            "--resume_optimizer they count; give more than that"
         )
 
 
@@ -122,12 +129,13 @@ def _claim(prepared: _Prepared) -> Any:
 def _results(settings: Pretraining) -> tuple[str, ...]:
     """The files that say that a run is finished."""
     results = [f"{run_folder.CHECKPOINT}.index"] * settings.do_train
-    results += [run_folder.EVAL_RESULTS, run_folder.EVAL_RESULTS_TEXT] * settings.do_eval
-    return tuple(results)
+    return (*results, *_EVALUATION * settings.do_eval)
 
 
 def _train(settings: Pretraining) -> dict[str, float]:
     prepared = _prepare(settings)
+    settings = prepared.settings
+    refuse_results_of_another_model(settings, _EVALUATION)
     batches, objective = prepared.batches, _objective(settings)
     keras.utils.set_random_seed(settings.seed)  # initial weights
     model = BertPretrainer(prepared.config)
@@ -154,7 +162,8 @@ def _train(settings: Pretraining) -> dict[str, float]:
         return {f"eval_{name}": value for name, value in values.items()}
 
     with _claim(prepared) as folder:
-        _log_start(prepared, report)
+        run_folder.remember_inputs(folder, _inputs(prepared))
+        _log_start(prepared, report, int(optimizer.iterations))
         assert batches.train is not None
         with reading(batches.train.paths):
             train(
@@ -169,7 +178,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                 objective.logged,
                 batches.training,
                 folder,
-                num_train_steps=settings.num_train_steps,
+                num_train_steps=settings.last_step,
                 examples_per_step=settings.train_batch_size,
                 log_steps=settings.log_steps,
                 save_checkpoints_steps=settings.save_checkpoints_steps,
@@ -182,10 +191,24 @@ def _train(settings: Pretraining) -> dict[str, float]:
         if not settings.do_eval:
             log.info("the model is in %s", folder)
             return {}
-        return _write_results(prepared, evaluator, folder, settings.num_train_steps)
+        return _write_results(prepared, evaluator, folder, settings.last_step)
 
 
-def _log_start(prepared: _Prepared, report: LoadReport | None) -> None:
+def _inputs(prepared: _Prepared) -> dict[str, Any]:
+    """What the run depends on beside its settings, for ``run_folder.remember_inputs``."""
+    files, vocabulary = prepared.batches.train, prepared.vocabulary
+    assert files is not None
+    return {
+        "bert_config_file": json.loads(prepared.config.to_json_string()),
+        "vocab_file": None if vocabulary is None else vocabulary.sha256,
+        "input_file": {
+            str(path): {"num_records": count, "num_bytes": path.stat().st_size}
+            for path, count in zip(files.paths, files.counts, strict=True)
+        },
+    }
+
+
+def _log_start(prepared: _Prepared, report: LoadReport | None, done: int) -> None:
     settings, files = prepared.settings, prepared.batches.train
     assert files is not None
     log.info("%s", report or f"{settings.bert_config_file}: new weights")
@@ -194,12 +217,13 @@ def _log_start(prepared: _Prepared, report: LoadReport | None) -> None:
             "no vocab.txt, so the folder will have none; give --vocab_file to use its model with "
             "--checkpoint"
         )
+    num_steps = settings.last_step - done
     log.info(
         "%d records in %d files; %d steps of %d are %.1f epochs",
-        len(files), len(files.paths), settings.num_train_steps, settings.train_batch_size,
-        settings.num_train_steps * settings.train_batch_size / len(files),
+        len(files), len(files.paths), num_steps, settings.train_batch_size,
+        num_steps * settings.train_batch_size / len(files),
     )  # fmt: skip
-    if settings.num_warmup_steps >= settings.num_train_steps:
+    if settings.num_warmup_steps >= settings.last_step:
         log.info(
             "the warm-up of %d steps is longer than the run: the rate never reaches "
             "--learning_rate",
@@ -210,6 +234,7 @@ def _log_start(prepared: _Prepared, report: LoadReport | None) -> None:
 def _use_trained(settings: Pretraining) -> dict[str, float]:
     """Evaluates the output folder's model, or else ``init_checkpoint``."""
     if not has_model(settings):
+        refuse_unfinished(settings)
         require_settings(settings, ("init_checkpoint",))
         prepared = _prepare(settings)
         evaluator, steps = _load_trained(prepared)

@@ -47,6 +47,7 @@ class PretrainingBatches:
     Attributes:
         train: what to train on; None without ``do_train``.
         held_out: what to evaluate on; None if nothing is to be evaluated.
+        do_lower_case: whether the records' text was lower-cased; None if nothing says so.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class PretrainingBatches:
         self._settings = settings
         self._masker = _masker(settings, vocabulary) if settings.masking == "dynamic" else None
         self.train = self.held_out = None
-        read = functools.cache(functools.partial(_read_files, settings, config, vocabulary))
+        self.do_lower_case = settings.do_lower_case
+        read = functools.cache(functools.partial(self._read, config, vocabulary))
         if settings.do_train:
             self.train = read(settings.input_file or "", "--input_file")
         if settings.eval_input_file:
@@ -91,6 +93,45 @@ class PretrainingBatches:
         assert self.held_out is not None
         available = -(-len(self.held_out) // self._settings.eval_batch_size)
         return min(available, self._settings.max_eval_steps)
+
+    def _read(
+        self, config: BertConfig, vocabulary: Vocabulary | None, patterns: str, flag: str
+    ) -> RecordFiles:
+        settings = self._settings
+        # A glob for the records finds the manifest beside them too.
+        paths = [path for path in find_files(patterns, flag) if not path.name.endswith(SUFFIX)]
+        check_shards(paths)
+        for path in paths:
+            self.do_lower_case = check_manifest(
+                path,
+                next_sentence=settings.next_sentence,
+                vocabulary=vocabulary,
+                do_lower_case=self.do_lower_case,
+            )
+        schema = pretraining_schema(
+            settings.max_seq_length,
+            settings.max_predictions_per_seq if settings.masking == "static" else None,
+        )
+        progress = tqdm.tqdm(
+            paths, desc=f"checking {flag}", unit="file", mininterval=progress_interval()
+        )
+        files = RecordFiles(
+            paths=tuple(paths),
+            counts=tuple(scan_records(path, schema) for path in progress),
+            schema=schema,
+            limits={
+                "input_ids": config.vocab_size,
+                "input_mask": 2,
+                "segment_ids": config.type_vocab_size,
+                "masked_lm_positions": settings.max_seq_length,
+                "masked_lm_ids": config.vocab_size,
+                "next_sentence_labels": 2,
+            },
+        )
+        if not len(files):
+            raise InputError(f"{flag} {patterns}: there are no records in it")
+        check_first_records(files)
+        return files
 
     def _masked(
         self, batches: tf.data.Dataset, key: np.ndarray, first_step: int, batch_size: int
@@ -143,41 +184,3 @@ def _masker(settings: Pretraining, vocabulary: Vocabulary | None) -> Masker:
         max_span_length=settings.max_span_length,
     )
     return Masker(vocabulary, rule)
-
-
-def _read_files(
-    settings: Pretraining,
-    config: BertConfig,
-    vocabulary: Vocabulary | None,
-    patterns: str,
-    flag: str,
-) -> RecordFiles:
-    # A glob for the records finds the manifest beside them too.
-    paths = [path for path in find_files(patterns, flag) if not path.name.endswith(SUFFIX)]
-    check_shards(paths)
-    for path in paths:
-        check_manifest(path, next_sentence=settings.next_sentence, vocabulary=vocabulary)
-    schema = pretraining_schema(
-        settings.max_seq_length,
-        settings.max_predictions_per_seq if settings.masking == "static" else None,
-    )
-    progress = tqdm.tqdm(
-        paths, desc=f"checking {flag}", unit="file", mininterval=progress_interval()
-    )
-    files = RecordFiles(
-        paths=tuple(paths),
-        counts=tuple(scan_records(path, schema) for path in progress),
-        schema=schema,
-        limits={
-            "input_ids": config.vocab_size,
-            "input_mask": 2,
-            "segment_ids": config.type_vocab_size,
-            "masked_lm_positions": settings.max_seq_length,
-            "masked_lm_ids": config.vocab_size,
-            "next_sentence_labels": 2,
-        },
-    )
-    if not len(files):
-        raise InputError(f"{flag} {patterns}: there are no records in it")
-    check_first_records(files)
-    return files

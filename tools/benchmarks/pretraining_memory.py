@@ -88,10 +88,11 @@ def main() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             found = list(peaks(process).values())
             assert process.stdout is not None
-            statistics = json.loads(process.stdout.read())
+            output = process.stdout.read()
         seconds = time.perf_counter() - start
         if process.returncode:
             sys.exit(process.returncode)
+        statistics = json.loads(output)
         report = {
             "benchmark": "pretraining_memory",
             "machine": machine(),
