@@ -175,6 +175,21 @@ def test_evaluating_again_gives_the_same_results(trained, data_dir, tmp_path, ca
     assert "a model of its own" in capsys.readouterr().err
 
 
+def test_results_of_the_weights_that_training_begins_with(
+    trained, data_dir, model_flags, tmp_path, capsys
+):
+    folder, _ = trained
+    shutil.copytree(data_dir, tmp_path / "data")
+    shutil.copy(folder / "labels.txt", tmp_path / "data")
+    flags = [f"--data_dir={tmp_path / 'data'}", f"--output_dir={tmp_path / 'out'}"]
+    model_flags = [*model_flags, f"--init_checkpoint={folder / 'bert_model.ckpt'}"]
+    run("run_classifier", "--do_eval", *model_flags, *flags)
+    results = (tmp_path / "out" / "eval_results.json").read_text()
+    assert main(["run_classifier", "--do_train", *model_flags, *flags]) == 2
+    assert "eval_results.json is there already" in capsys.readouterr().err
+    assert (tmp_path / "out" / "eval_results.json").read_text() == results
+
+
 def test_a_trained_model_predicts_a_file_of_another_form(trained, tmp_path):
     folder, _ = trained
     copy = tmp_path / "copy"

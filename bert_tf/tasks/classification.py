@@ -134,7 +134,7 @@ def _train_and_use(settings: Classification) -> dict[str, float]:
     if settings.num_seeds > 1 and not settings.do_eval:
         raise InputError("--num_seeds compares runs by their evaluation: give --do_eval too")
     prepared = _prepare(settings)
-    refuse_results_of_another_model(settings, _results(prepared)[1:])
+    refuse_results_of_another_model(settings, {run_folder.EVAL_RESULTS, *_results(prepared)[1:]})
     run = _TrainingRun(prepared)  # whatever it cannot do, it says before the folder is touched
     with _claim(prepared) as folder:
         if settings.num_seeds == 1:
