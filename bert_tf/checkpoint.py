@@ -59,17 +59,22 @@ class LoadReport:
     misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
     def __str__(self) -> str:
-        return self.describe("loaded")
+        return self.describe("loaded", "new, missing in the file")
 
-    def describe(self, verb: str) -> str:
-        """All of it in words; ``verb`` says what became of the variables that fit."""
+    def describe(self, verb: str, missing: str = "missing in the file") -> str:
+        """All of it in words.
+
+        Args:
+            verb: what became of the variables that fit.
+            missing: what the variables are that the file lacks.
+        """
         lines = [f"{self.path}: {len(self.loaded)} variables {verb}"]
         if self.prefix or self.scope != "bert":
             lines.append(f"  names in the file begin with {self.prefix + self.scope!r}, not 'bert'")
         slots = [name for name in self.unused if _is_training_state(name)]
         others = [name for name in self.unused if not _is_training_state(name)]
         for what, names in (
-            ("missing in the file", self.missing),
+            (missing, self.missing),
             (
                 "of another shape",
                 [

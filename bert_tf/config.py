@@ -254,21 +254,27 @@ class FineTuning(Training):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(FineTuning):
-    """The settings of ``bert-tf run_classifier``."""
+class SplitFiles:
+    """Where the examples of a task with three splits are."""
 
-    task_name: str | None = setting(
-        None,
-        "cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax, xnli, goemotions, sick, "
-        "sick_entailment; without it, the task is your own files, described by the next flags.",
-    )
-    data_dir: str | None = setting(None, "Folder of the task's files (train.tsv, dev.tsv, …).")
+    data_dir: str | None = setting(None, "Folder of the task's files (train.…, dev.…, test.…).")
     train_file: str | None = setting(None, "Training file, instead of data_dir's.")
     dev_file: str | None = setting(
         None, "File to evaluate on, instead of data_dir's.", unimportant=True
     )
     test_file: str | None = setting(
         None, "File to predict, instead of data_dir's.", unimportant=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(SplitFiles, FineTuning):
+    """The settings of ``bert-tf run_classifier``."""
+
+    task_name: str | None = setting(
+        None,
+        "cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax, xnli, goemotions, sick, "
+        "sick_entailment; without it, the task is your own files, described by the next flags.",
     )
     task_type: str = setting(
         "single_label",
@@ -285,6 +291,27 @@ class Classification(FineTuning):
         "the training file, sorted.",
     )
     label_separator: str = setting(",", "Own files: what separates several labels of a text.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tagging(SplitFiles, FineTuning):
+    """The settings of ``bert-tf run_tagger``."""
+
+    tag_column: str | None = setting(
+        None,
+        "Where the tag is: of columns the number, from 0 (by default the last); in CoNLL-U upos "
+        "(the default), xpos, …; in JSONL the key (tags).",
+    )
+    tag_scheme: str = setting(
+        "auto",
+        "How entities are written: iob1, iob2 or bioes; none for tags that are no entities, such "
+        "as parts of speech; auto to see by the tags.",
+        choices=("auto", "iob1", "iob2", "bioes", "none"),
+    )
+    crf: bool = setting(False, "Whether the labels of a sentence depend on each other (CRF).")
+    doc_context: bool = setting(
+        False, "Fill rows up to max_seq_length with the sentences around, of the same document."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -546,9 +573,10 @@ class Prediction(ModelFiles):
     )
     task: str | None = setting(
         None,
-        "classification: labels; fill_mask: the likeliest pieces for each [MASK], and for a pair "
-        "how likely the second text follows the first. By default what the run trained.",
-        choices=("classification", "fill_mask"),
+        "classification: labels; tagging: words with tags, and entities; fill_mask: the likeliest "
+        "pieces for each [MASK], and for a pair how likely the second text follows the first. By "
+        "default what the run trained.",
+        choices=("classification", "tagging", "fill_mask"),
     )
     top_k: int | None = setting(None, "fill_mask: pieces for each [MASK]; 5 by default.")
     input_file: str | None = setting(None, "A file with one text per line.")

@@ -1,16 +1,19 @@
 """Takes the encoder's outputs, returns each task's logits; next: losses.
 
 Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, H = hidden_size,
-V = vocab_size, L = num_labels. Scopes and shapes are those of run_pretraining.py and
-run_classifier.py of google-research/bert. Logits are float32 under every dtype policy.
+V = vocab_size, L = num_labels, W = words of a row. Scopes and shapes are those of
+run_pretraining.py and run_classifier.py of google-research/bert. Logits are float32 under every
+dtype policy.
 """
 
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
+from bert_tf.crf import Allowed, Chain, Crf, constrained, everything
 from bert_tf.errors import InputError
 from bert_tf.functional import ACTIVATIONS, dropout
 from bert_tf.model_inputs import read_positions
@@ -172,7 +175,9 @@ class BertPretrainer(keras.Model):
         seed = next_dropout_seed(self, training, dropout_seed)
         encoded = self.bert(inputs, training=training, dropout_seed=seed)
         table = self.bert.embeddings.word_embeddings.value
-        positions = read_positions(inputs, encoded["sequence_output"].shape[1])
+        positions = read_positions(
+            inputs, "masked_lm_positions", encoded["sequence_output"].shape[1]
+        )
         return encoded | self.cls(encoded, positions, table)
 
     def get_config(self) -> dict[str, Any]:
@@ -257,3 +262,105 @@ class BertClassifier(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BertClassifier":
         """Inverse of ``get_config``."""
         return cls(**{**config, "config": BertConfig.from_dict(config["config"])})
+
+
+@package
+class BertTagger(keras.Model):
+    """BERT with a linear layer on the first piece of each word.
+
+    Args:
+        config: as for BertModel.
+        num_labels: L.
+        use_crf: whether labels depend on their neighbours, by learned transitions.
+        allowed: what the tag scheme permits; by default everything.
+        dropout_prob: dropout of the words' vectors; by default ``hidden_dropout_prob``.
+        seed: as for BertModel.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        num_labels: int,
+        *,
+        use_crf: bool = False,
+        allowed: Allowed | None = None,
+        dropout_prob: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if num_labels < 1:
+            raise InputError(f"num_labels must be at least 1, but is {num_labels}")
+        super().__init__(**kwargs)
+        self.config = config
+        self.num_labels = num_labels
+        self.allowed = everything(num_labels) if allowed is None else allowed
+        self.dropout_prob = config.hidden_dropout_prob if dropout_prob is None else dropout_prob
+        self.dropout_seeds = keras.random.SeedGenerator(seed)
+        self.bert = BertModel(config, seed=seed, dtype=self.dtype_policy)
+        self.crf = Crf(num_labels, dtype=self.dtype_policy) if use_crf else None
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights of ``create_linear`` with L outputs, and the CRF's."""
+        if not self.built:
+            self.output_weights, self.output_bias = create_linear(
+                self, self.num_labels, self.config
+            )
+            if self.crf is not None:
+                self.crf.build()
+
+    def call(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Runs encoder and head.
+
+        Args:
+            inputs: those of BertModel, and ``word_starts`` int32 [B, W], the position of each
+                word's first piece; 0, which is ``[CLS]``, where a row has no more words.
+            training: whether dropout is on.
+            dropout_seed: as for BertModel.
+
+        Returns:
+            Logits, float32 [B, W, L].
+        """
+        seed = next_dropout_seed(self, training, dropout_seed)
+        encoded = self.bert(inputs, training=training, dropout_seed=seed)["sequence_output"]
+        starts = read_positions(inputs, "word_starts", encoded.shape[1])
+        # Gathering first leaves out the pieces that carry no label.
+        words = tf.gather(encoded, starts, batch_dims=1)  # [B, W, H]
+        words = dropout(words, self.dropout_prob, seed, HEAD_SITE)
+        logits = linear(
+            tf.reshape(words, [-1, self.config.hidden_size]),  # [B * W, H]
+            self.output_weights.value,
+            self.output_bias.value,
+        )
+        shape = tf.concat([tf.shape(starts), [self.num_labels]], axis=0)
+        return tf.reshape(logits, shape)  # [B, W, L]
+
+    def chain(self) -> Chain:
+        """What turns logits into labels: the learned transitions, if any, and the tag scheme."""
+        if self.crf is not None:
+            return constrained(self.crf.chain(), self.allowed)
+        zeros = Chain(*(tf.zeros([self.num_labels] * rank) for rank in (1, 2, 1)))
+        return constrained(zeros, self.allowed)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as Keras saves them."""
+        return {
+            **super().get_config(),
+            "config": self.config.to_dict(),
+            "num_labels": self.num_labels,
+            "use_crf": self.crf is not None,
+            "allowed": [part.tolist() for part in self.allowed],
+            "dropout_prob": self.dropout_prob,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BertTagger":
+        """Inverse of ``get_config``."""
+        bert_config = BertConfig.from_dict(config["config"])
+        allowed = Allowed(*map(np.array, config["allowed"]))
+        return cls(**{**config, "config": bert_config, "allowed": allowed})

@@ -7,11 +7,12 @@ Axes: B = batch_size, S = length of the batch's longest row, rounded up.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.packing import PackedTexts
+from bert_tf.packing import PackedTexts, RaggedIds
 
 # Rows are padded to a multiple of this, which keeps the number of distinct shapes small.
 LENGTH_MULTIPLE = 8
@@ -27,10 +28,12 @@ class Features:
     Attributes:
         texts: the model inputs.
         labels: ``label_ids``: int32 [n], or float32 [n] or [n, num_labels]; None where unknown.
+        ragged: what else an example has, by its name in a batch; padded there with zeros.
     """
 
     texts: PackedTexts
     labels: np.ndarray | None = None
+    ragged: Mapping[str, RaggedIds] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts.segment_starts)
@@ -97,25 +100,27 @@ def batches(
 
     Returns:
         A dataset of dicts: ``input_ids``, ``input_mask``, ``segment_ids`` int32 [B, S],
-        ``example_ids`` int64 [B] (row numbers) and, if there are labels, ``label_ids``. The rows
-        that a plan fills with -1 are left out, so the last batch may be smaller.
+        ``example_ids`` int64 [B] (row numbers), if there are labels, ``label_ids``, and all that
+        is ``ragged``, int32 [B, longest]. The rows that a plan fills with -1 are left out, so the
+        last batch may be smaller.
     """
     texts = features.texts
-    ids = tf.RaggedTensor.from_row_splits(
-        texts.input_ids.values, texts.input_ids.row_splits, validate=False
-    )
+    ids = _ragged_tensor(texts.input_ids)
+    ragged = {name: _ragged_tensor(values) for name, values in features.ragged.items()}
     lengths = tf.constant(texts.input_ids.lengths)
     segment_starts = tf.constant(texts.segment_starts)
     labels = None if features.labels is None else tf.constant(features.labels)
 
+    def padded_length(row_lengths: tf.Tensor) -> tf.Tensor:
+        if fixed_length is not None:
+            return tf.constant(fixed_length, tf.int64)
+        rounded = -(-tf.reduce_max(row_lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        return rounded if max_length is None else tf.minimum(rounded, max_length)
+
     def gather(rows: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.boolean_mask(rows, rows >= 0)  # [B]
         row_lengths = tf.gather(lengths, rows)
-        longest = tf.reduce_max(row_lengths)
-        rounded = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        if max_length is not None:
-            rounded = tf.minimum(rounded, max_length)
-        seq_length = rounded if fixed_length is None else tf.constant(fixed_length, tf.int64)
+        seq_length = padded_length(row_lengths)
         position = tf.range(seq_length)[tf.newaxis]  # [1, S]
         mask = tf.cast(position < row_lengths[:, tf.newaxis], tf.int32)  # [B, S]
         second = tf.cast(position >= tf.gather(segment_starts, rows)[:, tf.newaxis], tf.int32)
@@ -128,7 +133,15 @@ def batches(
         }
         if labels is not None:
             batch["label_ids"] = tf.gather(labels, rows)
+        for name, values in ragged.items():
+            chosen = tf.gather(values, rows)
+            shape = tf.stack([-1, padded_length(chosen.row_lengths())])
+            batch[name] = tf.ensure_shape(chosen.to_tensor(shape=shape), [None, fixed_length])
         return batch
 
     dataset = tf.data.Dataset.from_tensor_slices(plan)
     return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _ragged_tensor(ids: RaggedIds) -> tf.RaggedTensor:
+    return tf.RaggedTensor.from_row_splits(ids.values, ids.row_splits, validate=False)

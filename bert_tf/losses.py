@@ -4,13 +4,16 @@ A loss is kept as (total, weight) so that the training step can divide by the we
 *global* batch, whatever number of replicas or micro-batches it came in. The weight depends on the
 targets alone: it is known before the model runs.
 
-Axes: B = batch_size, P = max_predictions_per_seq, V = vocab_size, L = num_labels.
+Axes: B = batch_size, P = max_predictions_per_seq, V = vocab_size, L = num_labels,
+W = words of a row.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from bert_tf import crf
 
 Batch = dict[str, tf.Tensor]
 
@@ -94,6 +97,41 @@ def regression_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
     """
     errors = tf.cast(logits[:, 0], tf.float32) - labels
     return LossTerm(tf.reduce_sum(tf.square(errors)), examples_weight(labels))
+
+
+def word_labels_loss(logits: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor) -> LossTerm:
+    """Mean over words of the negative log-likelihood of each one's label.
+
+    Args:
+        logits: float32 [B, W, L].
+        labels: int32 [B, W].
+        lengths: int32 [B], words of each row.
+    """
+    nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+    inside = tf.sequence_mask(lengths, tf.shape(labels)[1], tf.float32)  # [B, W]
+    return LossTerm(tf.reduce_sum(nll * inside), words_weight(lengths))
+
+
+def crf_loss(
+    logits: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor, chain: crf.Chain
+) -> LossTerm:
+    """Negative log-likelihood of each row's labels as a whole, as a mean over words.
+
+    So it is on the scale of ``word_labels_loss``, which it equals for a chain of zeros.
+
+    Args:
+        logits: float32 [B, W, L].
+        labels: int32 [B, W].
+        lengths: int32 [B], words of each row.
+        chain: of the model.
+    """
+    likelihood = crf.log_likelihood(logits, labels, lengths, chain)
+    return LossTerm(-tf.reduce_sum(likelihood), words_weight(lengths))
+
+
+def words_weight(lengths: tf.Tensor) -> tf.Tensor:
+    """The weight of a mean over words: int32 [B], words of each row -> float32 []."""
+    return tf.cast(tf.reduce_sum(lengths), tf.float32)
 
 
 def examples_weight(labels: tf.Tensor) -> tf.Tensor:

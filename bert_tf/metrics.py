@@ -207,6 +207,57 @@ def classification_metrics(
     return {name: CLASSIFICATION_METRICS[task_type][name](logits, labels) for name in names}
 
 
+def word_accuracy(tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    """The share of words whose tag is right.
+
+    Args:
+        tags: of each sentence.
+        predicted: as many.
+    """
+    pairs = [
+        one == other
+        for sentence, predictions in zip(tags, predicted, strict=True)
+        for one, other in zip(sentence, predictions, strict=True)
+    ]
+    return float(np.mean(pairs))
+
+
+def entity_metrics(
+    tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Precision, recall and F1 of whole entities, as the CoNLL tasks count them (seqeval, strict).
+
+    An entity is right if its type, its first and its last word are.
+
+    Args:
+        tags: of each sentence, in IOB2.
+        predicted: as many.
+
+    Returns:
+        ``precision``, ``recall`` and ``f1`` over all entities, and of each type, ``f1_LOC`` and so
+        on. 0.0 where there are no entities.
+    """
+    from seqeval.metrics import classification_report
+    from seqeval.scheme import IOB2
+
+    if not any(tag != "O" for sentence in (*tags, *predicted) for tag in sentence):
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}  # for which seqeval has no report
+    report = classification_report(
+        [list(sentence) for sentence in tags],
+        [list(sentence) for sentence in predicted],
+        output_dict=True,
+        mode="strict",
+        scheme=IOB2,
+        zero_division=0,
+    )
+    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+    found = {name: float(report["micro avg"][key]) for name, key in names.items()}
+    for kind, values in report.items():
+        if not kind.endswith(" avg"):
+            found |= {f"{name}_{kind}": float(values[key]) for name, key in names.items()}
+    return found
+
+
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's correlation of two arrays, float [num_examples]; 0.0 if one of them is constant."""
     from scipy.stats import pearsonr

@@ -60,11 +60,11 @@ def read_inputs(inputs: Mapping[str, Any], config: BertConfig) -> ModelInputs:
     return found
 
 
-def read_positions(inputs: Mapping[str, Any], seq_length: int | None) -> tf.Tensor:
-    """``masked_lm_positions``, int32 [B, P], checked as ``read_inputs`` does."""
-    positions = _matrix("masked_lm_positions", _required(inputs, "masked_lm_positions"))
+def read_positions(inputs: Mapping[str, Any], name: str, seq_length: int | None) -> tf.Tensor:
+    """Positions in the sequence, int32 [B, P], checked as ``read_inputs`` does."""
+    positions = _matrix(name, _required(inputs, name))
     if seq_length is not None:
-        _check_values("masked_lm_positions", positions, seq_length, "the sequence's length")
+        _check_values(name, positions, seq_length, "the sequence's length")
     return positions
 
 

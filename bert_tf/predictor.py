@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError, did_you_mean
-from bert_tf.tasks import classification, fill_mask, label_predictor, pretraining
+from bert_tf.tasks import (
+    classification,
+    fill_mask,
+    label_predictor,
+    pretraining,
+    tag_predictor,
+    tagging,
+)
 from bert_tf.tasks.task_predictor import NameOf, TaskPredictor, Text
 
 
@@ -27,6 +34,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "classification": Task(classification.COMMAND, label_predictor.load),
+    "tagging": Task(tagging.COMMAND, tag_predictor.load),
     "fill_mask": Task(pretraining.COMMAND, fill_mask.load),
 }
 
@@ -60,7 +68,8 @@ class Predictor:
             model_dir: the ``output_dir`` of a finished training run. For fill_mask also the folder
                 of a released checkpoint, or a ModelFiles that names each file.
             batch_size: texts that go through the model at once.
-            task: ``classification`` or ``fill_mask``; by default what the run trained.
+            task: ``classification``, ``tagging`` or ``fill_mask``; by default what the run
+                trained.
             options: of fill_mask: ``top_k`` (5), pieces that are named for each mask, and
                 ``do_lower_case``, by default as the run or the folder's name says.
 
@@ -102,7 +111,8 @@ class Predictor:
 
         Args:
             texts: one str each, or (str, str) for pairs; classification takes what the model was
-                trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find.
+                trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find, and
+                tagging a str or a list of words.
             name_of: what a message calls a text, given its number from 0.
 
         Returns:
@@ -112,6 +122,10 @@ class Predictor:
             - several labels: ``labels`` (those above one half), and the same three, ``label``
               being the likeliest;
             - regression: ``score``, the value;
+
+            for tagging ``words``, each with its ``word``, ``start`` and ``end`` in the text,
+            ``tag`` and ``score``, and, if the tags are entities', ``entities``, each with its
+            ``type``, ``text``, ``start``, ``end`` and ``score``;
 
             for fill_mask ``masks``: for each [MASK] its ``position`` in the text (of a pair, with
             ``in``, the key of that text) and the likeliest ``predictions``, each a ``piece`` and

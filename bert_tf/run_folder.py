@@ -40,6 +40,8 @@ RUN_FILES = (
     EVAL_RESULTS,
     EVAL_RESULTS_TEXT,
     "test_results*.tsv",
+    "dev_predictions.*",
+    "test_predictions.*",
     TRAIN_LOG,
     "events.out.tfevents.*",
     "seed_*",

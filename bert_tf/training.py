@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # (the model's outputs, the batch) -> named values to report, ``total / weight`` each.
 Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
-MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts")
 # How long the host may be without a look at what the device does: a wish to stop waits for it.
 _LOOP_SECONDS = 5.0
 
@@ -489,11 +489,11 @@ class Evaluation:
     """What a model gives for a whole data set.
 
     Attributes:
-        outputs: float32 [num_examples, ...], row i for example i.
+        outputs: of each example, float32; padded to the longest of its batch.
         losses: ``loss`` and its parts by name; empty without labels.
     """
 
-    outputs: np.ndarray
+    outputs: list[np.ndarray]
     losses: dict[str, float]
 
 
@@ -523,7 +523,7 @@ class Evaluator:
             num_batches: how many.
             description: what the progress line calls it; None for no such line.
         """
-        rows, outputs = [], []
+        outputs: dict[int, np.ndarray] = {}
         terms: dict[str, list[LossTerm]] = {}
         for batch in tqdm.tqdm(
             dataset,
@@ -534,11 +534,9 @@ class Evaluator:
             disable=description is None,
         ):
             batch_outputs, batch_terms = self._forward(batch)
-            rows.append(batch["example_ids"].numpy())
-            outputs.append(batch_outputs.numpy())
+            outputs |= zip(batch["example_ids"].numpy(), batch_outputs.numpy(), strict=True)
             for name, term in batch_terms.items():
                 terms.setdefault(name, []).append(term)
-        order = np.argsort(np.concatenate(rows))
         losses = {
             name: sum(float(part.total) for part in parts)
             / (sum(float(part.weight) for part in parts) + float(parts[0].epsilon))
@@ -546,7 +544,7 @@ class Evaluator:
         }
         if losses:
             losses = {"loss": sum(losses.values()), **losses}
-        return Evaluation(np.concatenate(outputs)[order], losses)
+        return Evaluation([outputs[row] for row in range(len(outputs))], losses)
 
 
 def progress_interval() -> float:

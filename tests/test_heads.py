@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import heads
-from bert_tf.checkpoint import load_checkpoint
+from bert_tf import crf, heads
+from bert_tf.checkpoint import load_checkpoint, variables_by_name
 from bert_tf.errors import InputError
-from bert_tf.heads import BertClassifier, BertPretrainer
+from bert_tf.heads import BertClassifier, BertPretrainer, BertTagger
 from bert_tf.losses import masked_lm_loss, single_label_loss
 from bert_tf.optimization import create_optimizer
 
@@ -243,3 +243,74 @@ def test_use_in_a_functional_model(tiny_config, make_inputs):
 def test_a_classifier_needs_a_label(tiny_config):
     with pytest.raises(InputError, match="num_labels must be at least 1, but is 0"):
         BertClassifier(tiny_config, 0)
+
+
+WORD_STARTS = np.array([[1, 3, 0], [1, 0, 0], [2, 4, 5]], np.int32)
+# Of the labels 0 (O), 1 (B) and 2 (I): I neither begins nor follows O.
+ALLOWED = crf.Allowed(
+    np.array([True, True, False]),
+    np.array([[True, True, False], [True, True, True], [True, True, True]]),
+    np.array([True, True, True]),
+)
+
+
+@pytest.mark.parametrize("use_crf", [False, True])
+def test_the_tagger_reads_each_words_first_piece(tiny_config, make_inputs, use_crf):
+    model = BertTagger(tiny_config, num_labels=3, use_crf=use_crf)
+    model.output_bias.assign(np.arange(3.0))
+    inputs = make_inputs(tiny_config)
+    encoded = model.bert(inputs)["sequence_output"].numpy().astype(np.float64)
+    words = np.take_along_axis(encoded, WORD_STARTS[..., None], axis=1)
+    expected = words @ model.output_weights.numpy().T + np.arange(3.0)
+    logits = model(inputs | {"word_starts": WORD_STARTS})
+    assert logits.shape == (3, 3, 3)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    own = {"output_weights", "output_bias"}
+    own |= {"crf/start", "crf/transitions", "crf/end"} if use_crf else set()
+    assert {name for name in variables_by_name(model) if not name.startswith("bert/")} == own
+    with pytest.raises(InputError, match="word_starts is missing"):
+        model(inputs)
+    with pytest.raises(InputError, match=r"word_starts\[0, 1\] is 7"):
+        model(inputs | {"word_starts": WORD_STARTS[:1] * 7 // 3})
+
+
+def test_the_taggers_chain_is_the_tag_scheme_and_what_was_learned(tiny_config):
+    softmax = BertTagger(tiny_config, 3, allowed=ALLOWED).chain()
+    np.testing.assert_array_equal(softmax.start == 0, ALLOWED.start)
+    np.testing.assert_array_equal(softmax.transitions == 0, ALLOWED.transitions)
+    model = BertTagger(tiny_config, 3, use_crf=True, allowed=ALLOWED)
+    learned = np.arange(9.0, dtype=np.float32).reshape(3, 3)
+    model.crf.parts["transitions"].assign(learned)
+    np.testing.assert_array_equal(
+        model.chain().transitions, np.where(ALLOWED.transitions, learned, np.float32(crf.FORBIDDEN))
+    )
+    free = BertTagger(tiny_config, 3).chain()
+    assert not any(part.numpy().any() for part in free)
+
+
+def test_a_tagger_under_mixed_bfloat16_and_through_keras(tiny_config, make_inputs, tmp_path):
+    model = BertTagger(
+        tiny_config, 3, use_crf=True, allowed=ALLOWED, dropout_prob=0.35, dtype="mixed_bfloat16"
+    )
+    assert {variable.dtype for variable in model.weights} == {"float32"}
+    inputs = make_inputs(tiny_config) | {"word_starts": WORD_STARTS}
+    assert model(inputs).dtype == tf.float32
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is BertTagger
+    assert loaded.dropout_prob == 0.35
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))
+    for one, other in zip(loaded.chain(), model.chain(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_dropout_reaches_the_taggers_words(tiny_config, make_inputs):
+    config = dataclasses.replace(
+        tiny_config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    model = BertTagger(config, 3, dropout_prob=0.5)
+    inputs = make_inputs(config) | {"word_starts": WORD_STARTS}
+    seed = tf.constant([1, 2])
+    dropped = model(inputs, training=True, dropout_seed=seed)
+    assert np.abs(dropped - model(inputs)).max() > 1e-3
+    np.testing.assert_array_equal(dropped, model(inputs, training=True, dropout_seed=seed))

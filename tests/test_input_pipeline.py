@@ -198,5 +198,23 @@ def test_labels_of_every_kind(features, labels):
     assert ("label_ids" in batch) == (labels is not None)
 
 
+@pytest.mark.parametrize("fixed_length", [None, 64])
+def test_ragged_values_are_padded_with_zeros(features, fixed_length):
+    lengths = np.arange(23) % 12
+    splits = np.concatenate([[0], np.cumsum(lengths)])
+    values = np.arange(1, splits[-1] + 1, dtype=np.int32)
+    more = Features(features.texts, ragged={"word_starts": RaggedIds(values, splits)})
+    plan = np.array([[10, 0, 22], [2, 1, -1]])
+    found = list(batches(more, plan, fixed_length).as_numpy_iterator())
+    for batch, rows in zip(found, ([10, 0, 22], [2, 1]), strict=True):
+        longest = -(-max(lengths[rows]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        expected = np.zeros((len(rows), fixed_length or longest), np.int32)
+        for i, row in enumerate(rows):
+            expected[i, : lengths[row]] = values[splits[row] : splits[row + 1]]
+        np.testing.assert_array_equal(batch["word_starts"], expected)
+        assert batch["word_starts"].dtype == np.int32
+        np.testing.assert_array_equal(batch["example_ids"], rows)
+
+
 def test_features_know_how_many_they_are(features):
     assert len(features) == 23

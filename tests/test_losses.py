@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bert_tf import losses
+from bert_tf import crf, losses
 
 
 def log_softmax(x):
@@ -65,6 +65,34 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     parts = [losses.single_label_loss(logits[s], labels[s]) for s in (slice(2), slice(2, None))]
     np.testing.assert_allclose(sum(float(p.total) for p in parts), float(whole.total), rtol=1e-6)
     assert sum(float(p.weight) for p in parts) == float(whole.weight) == 7.0
+
+
+WORDS = np.array([3, 0, 2], np.int32)  # of the rows of a batch
+
+
+def test_word_labels_loss_is_a_mean_over_words():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(3, 4, 5)).astype(np.float32) * 3
+    labels = rng.integers(0, 5, (3, 4)).astype(np.int32)
+    nll = -np.take_along_axis(log_softmax(logits), labels[..., None], -1)[..., 0]
+    expected = (nll[0, :3].sum() + nll[2, :2].sum()) / 5
+    term = losses.word_labels_loss(logits, labels, WORDS)
+    np.testing.assert_allclose(value(term), expected, rtol=1e-6)
+    assert float(term.weight) == float(losses.words_weight(WORDS)) == 5.0
+
+
+def test_crf_loss_without_transitions_is_the_word_labels_loss():
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(3, 4, 5)).astype(np.float32) * 3
+    labels = rng.integers(0, 5, (3, 4)).astype(np.int32)
+    zeros = crf.Chain(*(tf.zeros([5] * rank) for rank in (1, 2, 1)))
+    term = losses.crf_loss(logits, labels, WORDS, zeros)
+    expected = losses.word_labels_loss(logits, labels, WORDS)
+    np.testing.assert_allclose(value(term), value(expected), rtol=1e-5)
+    assert float(term.weight) == 5.0
+    rewarded = zeros._replace(start=5 * tf.one_hot(labels[0, 0], 5))
+    first = (logits[:1], labels[:1], WORDS[:1])
+    assert value(losses.crf_loss(*first, rewarded)) < value(losses.crf_loss(*first, zeros)) - 0.1
 
 
 def test_losses_of_bfloat16_logits_are_float32():

@@ -45,14 +45,14 @@ def test_wrong_inputs_are_named(changes, message):
 
 
 def test_positions():
-    positions = read_positions({"masked_lm_positions": [[1, 2], [0, 0]]}, 3)
+    positions = read_positions({"word_starts": [[1, 2], [0, 0]]}, "word_starts", 3)
     np.testing.assert_array_equal(positions, [[1, 2], [0, 0]])
     with pytest.raises(InputError, match=r"masked_lm_positions\[0, 1\] is 2"):
-        read_positions({"masked_lm_positions": [[1, 2]]}, 2)
+        read_positions({"masked_lm_positions": [[1, 2]]}, "masked_lm_positions", 2)
     with pytest.raises(
         InputError, match="masked_lm_positions is missing; the inputs are input_ids"
     ):
-        read_positions({"input_ids": IDS}, 3)
+        read_positions({"input_ids": IDS}, "masked_lm_positions", 3)
 
 
 def test_unknown_shapes_in_a_graph():

@@ -12,6 +12,7 @@ COMMANDS = {
     "create_pretraining_data": "Make masked-LM / next-sentence TFRecords from text.",
     "run_pretraining": "Train masked-LM and next-sentence heads on such records.",
     "run_classifier": "Fine-tune, evaluate and predict: GLUE, or your own files.",
+    "run_tagger": "Tag words: entities, parts of speech, chunks; with a CRF on request.",
     "predict": "Label texts, or fill their [MASK], one JSON object per line.",
     "plot_training": "Draw the curves of training runs.",
     "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",

@@ -91,7 +91,7 @@ class PretrainingEvaluator:
 
     def __init__(self, model: keras.Model, objective: Objective) -> None:
         def forward(batch: Batch) -> tuple[dict[str, LossTerm], dict[str, LossTerm]]:
-            inputs = {name: batch[name] for name in MODEL_INPUTS}
+            inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
             outputs = model(inputs, training=False)
             return objective.loss.terms(outputs, batch), objective.metrics(outputs, batch)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-Text = str | tuple[str, str]
+Text = str | tuple[str, str] | list[str]
 # The number of a text, from 0 -> what a message calls it.
 NameOf = Callable[[int], str]
 

@@ -91,7 +91,8 @@ class TextClassifier:
         plan = evaluation_plan(features.texts.input_ids.lengths, self.settings.eval_batch_size)
         found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
         assert examples.labels is not None
-        values = classification_metrics(self.task_type, metrics, found.outputs, examples.labels)
+        logits = np.stack(found.outputs)
+        values = classification_metrics(self.task_type, metrics, logits, examples.labels)
         return {**values, **found.losses}
 
     def probabilities(
@@ -107,7 +108,8 @@ class TextClassifier:
         """
         features = self.features(text_a, text_b)
         plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
-        logits = self._predictor(self.batches(features, plan), len(plan), description).outputs
+        found = self._predictor(self.batches(features, plan), len(plan), description)
+        logits = np.stack(found.outputs)
         if self.task_type == "single_label":
             return scipy.special.softmax(logits, axis=-1)
         return scipy.special.expit(logits) if self.task_type == "multi_label" else logits

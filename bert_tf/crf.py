@@ -1,0 +1,224 @@
+"""Takes the scores of a sequence's labels, returns log-likelihood or best labels; next: heads.
+
+A linear-chain conditional random field (Lafferty et al. 2001; with a neural network's scores,
+Lample et al. 2016, arXiv 1603.01360, section 2.2). The labels y of n words have the score
+
+    start[y_1] + sum_i emissions[i, y_i] + sum_i transitions[y_{i-1}, y_i] + end[y_n]
+
+and their log-likelihood is that minus the log of the summed exponentials of all sequences' scores.
+All of it is float32 under every dtype policy.
+
+Axes: B = batch_size, W = words, L = num_labels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# The score of what may not be. So far below any sum of scores that its exponential is 0, and so far
+# from float32's limit, 3e38, that one for each word can be added up.
+FORBIDDEN = -1e30
+
+
+class Chain(NamedTuple):
+    """What a sequence's score is made of beside the emissions, float32.
+
+    Attributes:
+        start: [L], of the first label.
+        transitions: [L, L], from a row's label to a column's.
+        end: [L], of the last label.
+    """
+
+    start: tf.Tensor
+    transitions: tf.Tensor
+    end: tf.Tensor
+
+
+class Allowed(NamedTuple):
+    """What a tag scheme permits, as the arguments of Chain: bool [L], [L, L] and [L]."""
+
+    start: np.ndarray
+    transitions: np.ndarray
+    end: np.ndarray
+
+
+def everything(num_labels: int) -> Allowed:
+    """Without a tag scheme, any label may be anywhere."""
+    return Allowed(*(np.ones((num_labels,) * rank, bool) for rank in (1, 2, 1)))
+
+
+def constrained(chain: Chain, allowed: Allowed) -> Chain:
+    """The chain, with FORBIDDEN where nothing is allowed."""
+    return Chain(
+        *(
+            tf.where(may_be, part, tf.constant(FORBIDDEN))
+            for may_be, part in zip(allowed, chain, strict=True)
+        )
+    )
+
+
+class Crf(keras.layers.Layer):
+    """A chain that is learned.
+
+    Args:
+        num_labels: L.
+    """
+
+    def __init__(self, num_labels: int, **kwargs: Any) -> None:
+        super().__init__(name="crf", **kwargs)
+        self.num_labels = num_labels
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates ``start`` and ``end``, float32 [L], and ``transitions``, float32 [L, L]."""
+        ranks = {"start": 1, "transitions": 2, "end": 1}
+        self.parts = {
+            name: self.add_weight(
+                name=name, shape=(self.num_labels,) * rank, initializer="zeros", autocast=False
+            )
+            for name, rank in ranks.items()
+        }
+
+    def chain(self) -> Chain:
+        """The weights."""
+        return Chain(**{name: part.value for name, part in self.parts.items()})
+
+
+def log_likelihood(
+    emissions: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor, chain: Chain
+) -> tf.Tensor:
+    """The log-probability of each row's labels.
+
+    Args:
+        emissions: float [B, W, L].
+        labels: int32 [B, W]; those beyond a row's length do not count.
+        lengths: int32 [B], 0 to W.
+        chain: the chain.
+
+    Returns:
+        float32 [B]; 0 for a row of no words.
+    """
+    score = sequence_score(emissions, labels, lengths, chain)
+    return score - log_normalizer(emissions, lengths, chain)
+
+
+def sequence_score(
+    emissions: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor, chain: Chain
+) -> tf.Tensor:
+    """The score of each row's labels; arguments and result as for ``log_likelihood``."""
+    emissions = tf.cast(emissions, tf.float32)
+    inside = tf.sequence_mask(lengths, tf.shape(emissions)[1])  # [B, W]
+    emitted = tf.gather(emissions, labels, batch_dims=2)  # [B, W]
+    moved = tf.gather_nd(chain.transitions, tf.stack([labels[:, :-1], labels[:, 1:]], axis=-1))
+    last = tf.gather(labels, tf.maximum(lengths - 1, 0), batch_dims=1)  # [B]
+    ends = tf.gather(chain.start, labels[:, 0]) + tf.gather(chain.end, last)
+    return (
+        tf.where(lengths > 0, ends, 0.0)
+        + tf.reduce_sum(tf.where(inside, emitted, 0.0), axis=1)
+        + tf.reduce_sum(tf.where(inside[:, 1:], moved, 0.0), axis=1)
+    )
+
+
+def log_normalizer(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf.Tensor:
+    """The log of the summed exponentials of the scores of all labels a row can have.
+
+    The forward algorithm: after word i, entry k is the log-sum over all beginnings that end in
+    label k.
+
+    Args:
+        emissions: float [B, W, L].
+        lengths: int32 [B], 0 to W.
+        chain: the chain.
+
+    Returns:
+        float32 [B]; 0 for a row of no words.
+    """
+
+    def step(forward: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
+        emission, is_taken = word  # [B, L], [B, 1]
+        arrived = tf.reduce_logsumexp(forward[:, :, tf.newaxis] + chain.transitions, axis=1)
+        return tf.where(is_taken, arrived + emission, forward)
+
+    emissions = tf.cast(emissions, tf.float32)
+    first = chain.start + emissions[:, 0]  # [B, L]
+    forward = tf.scan(step, _words(emissions, lengths), first)[-1]
+    return tf.where(lengths > 0, tf.reduce_logsumexp(forward + chain.end, axis=1), 0.0)
+
+
+def marginals(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf.Tensor:
+    """The probability of each label of each word, over all sequences.
+
+    It is the gradient of the log-normalizer.
+
+    Args:
+        emissions: float [B, W, L].
+        lengths: int32 [B], 0 to W.
+        chain: the chain.
+
+    Returns:
+        float32 [B, W, L]; 0 beyond a row's length.
+    """
+    emissions = tf.cast(emissions, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(emissions)
+        total = tf.reduce_sum(log_normalizer(emissions, lengths, chain))
+    return tape.gradient(total, emissions)
+
+
+def best_labels(
+    emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The labels with the highest score (Viterbi).
+
+    Args:
+        emissions: float [B, W, L].
+        lengths: int32 [B], 0 to W.
+        chain: the chain.
+
+    Returns:
+        labels: int32 [B, W], 0 beyond a row's length.
+        scores: float32 [B]; 0 for a row of no words.
+    """
+    emissions = tf.cast(emissions, tf.float32)
+    stay = tf.broadcast_to(tf.range(tf.shape(emissions)[2]), tf.shape(emissions[:, 0]))  # [B, L]
+
+    def step(state: Sequence[tf.Tensor], word: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        best, _ = state  # [B, L]: the best score of the beginnings that end in a label
+        emission, is_taken = word
+        arrived = best[:, :, tf.newaxis] + chain.transitions  # [B, L, L]
+        came_from = tf.argmax(arrived, axis=1, output_type=tf.int32)  # [B, L]
+        return (
+            tf.where(is_taken, tf.reduce_max(arrived, axis=1) + emission, best),
+            tf.where(is_taken, came_from, stay),
+        )
+
+    first = chain.start + emissions[:, 0]  # [B, L]
+    bests, came_from = tf.scan(step, _words(emissions, lengths), (first, stay))  # [W, B, L] each
+    final = bests[-1] + chain.end
+    last = tf.argmax(final, axis=1, output_type=tf.int32)  # [B]
+
+    def back(label: tf.Tensor, pointers: tf.Tensor) -> tf.Tensor:
+        return tf.gather(pointers, label, batch_dims=1)
+
+    before = tf.scan(back, came_from, last, reverse=True)  # [W, B], the label before each word
+    labels = tf.transpose(tf.concat([before[1:], last[tf.newaxis]], axis=0))  # [B, W]
+    labels = tf.where(tf.sequence_mask(lengths, tf.shape(emissions)[1]), labels, 0)
+    return labels, tf.where(lengths > 0, tf.reduce_max(final, axis=1), 0.0)
+
+
+def _words(emissions: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What a scan over the words takes: emissions float32 [W, B, L], bool [W, B, 1].
+
+    The second says where a step is to be taken: at the words of a row, but for the first, with
+    which the scan begins. (Without the first, a graph would stop at rows of one word, since it
+    cannot stack the results of no step.)
+
+    Args:
+        emissions: float32 [B, W, L].
+        lengths: int32 [B].
+    """
+    number = tf.range(tf.shape(emissions)[1])[:, tf.newaxis]  # [W, 1]
+    taken = (number > 0) & (number < lengths)  # [W, B]
+    return tf.transpose(emissions, [1, 0, 2]), taken[:, :, tf.newaxis]

@@ -1,0 +1,181 @@
+"""Takes a tagging run's settings, returns a trained and evaluated model; next: predictor."""
+
+import dataclasses
+import functools
+import pathlib
+
+import numpy as np
+
+from bert_tf import run_folder
+from bert_tf.checkpoint import Checkpoint, load_checkpoint
+from bert_tf.config import BertConfig, Tagging
+from bert_tf.metrics import entity_metrics, word_accuracy
+from bert_tf.tag_schemes import from_iob2
+from bert_tf.tagged_text import with_predictions
+from bert_tf.tasks import fine_tuning
+from bert_tf.tasks.classification_data import read_label_file
+from bert_tf.tasks.model_files import (
+    check_vocabulary,
+    read_config,
+    require_settings,
+    settings_of_run,
+)
+from bert_tf.tasks.tagging_data import (
+    Sentences,
+    are_entities,
+    find_labels,
+    find_split_file,
+    label_ids,
+    read_sentences,
+)
+from bert_tf.tasks.word_tagger import WordTagger
+from bert_tf.tokenization import FullTokenizer
+
+COMMAND = "run_tagger"
+
+
+def run(settings: Tagging) -> dict[str, float]:
+    """Trains, evaluates and predicts; see ``fine_tuning.run``."""
+    return fine_tuning.run(settings, COMMAND, _prepare)
+
+
+def load(folder: pathlib.Path) -> WordTagger:
+    """The tagger of a trained run's folder."""
+    run_folder.require_model(folder)
+    settings = settings_of_run(folder, COMMAND, Tagging)
+    config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
+    tokenizer = FullTokenizer(
+        folder / run_folder.VOCAB, do_lower_case=settings.do_lower_case is not False
+    )
+    tagger = WordTagger(settings, config, tokenizer, read_label_file(folder / run_folder.LABELS))
+    load_checkpoint(tagger.model, folder / run_folder.CHECKPOINT)
+    return tagger
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labelled:
+    """Sentences, and the number of each word's label, int32 [number of words]."""
+
+    sentences: Sentences
+    label_ids: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared(fine_tuning.Task):
+    """Everything a run reads, read and checked."""
+
+    command = COMMAND
+    new_variables = ("output_*", "crf/*")
+
+    labels: tuple[str, ...]
+    train: _Labelled | None
+    dev: _Labelled | None
+    test: Sentences | None
+
+    @property
+    def train_file(self) -> pathlib.Path | None:
+        return None if self.train is None else self.train.sentences.path
+
+    @property
+    def result_files(self) -> tuple[str, ...]:
+        dev = [] if self.dev is None else [_predictions_name("dev", self.dev.sentences)]
+        return (*dev, *([] if self.test is None else [_predictions_name("test", self.test)]))
+
+    @property
+    def deciding(self) -> str:
+        return "eval_f1" if are_entities(self.labels) else "eval_accuracy"
+
+    def learner(self) -> WordTagger:
+        return WordTagger(self.settings, self.config, self.tokenizer, self.labels)
+
+    def lesson(self, learner: WordTagger) -> fine_tuning.Lesson:
+        assert self.train is not None
+        sentences = self.train.sentences
+        windows = learner.windows(sentences.words, sentences.documents)
+        features = learner.features(windows, self.train.label_ids)
+        lengths = features.texts.input_ids.lengths
+        return fine_tuning.Lesson(
+            lengths,
+            len(features),
+            functools.partial(learner.batches, features),
+            f"median length {np.median(lengths):.0f}, {windows.num_split} sentences of more than "
+            f"{self.settings.max_seq_length} pieces are several of them; {len(self.labels)} labels "
+            f"of tags in the scheme {sentences.scheme}",
+        )
+
+    def write_files(self, folder: pathlib.Path) -> None:
+        run_folder.write_text(
+            folder / run_folder.LABELS, "".join(f"{label}\n" for label in self.labels)
+        )
+
+    def use(self, learner: WordTagger, folder: pathlib.Path) -> dict[str, float]:
+        results: dict[str, float] = {}
+        if self.dev is not None:
+            sentences = self.dev.sentences
+            windows = learner.windows(sentences.words, sentences.documents)
+            logits, losses = learner.logits(
+                learner.features(windows, self.dev.label_ids),
+                self.settings.eval_batch_size,
+                "evaluating",
+            )
+            tags, _ = learner.label(logits, sentences.words)
+            assert sentences.tags is not None
+            values = {"accuracy": word_accuracy(sentences.tags, tags), **losses}
+            if are_entities(self.labels):
+                values |= entity_metrics(sentences.tags, tags)
+            results = {f"eval_{name}": value for name, value in values.items()}
+            _write_predictions(folder, "dev", sentences, tags)
+        if self.test is not None:
+            windows = learner.windows(self.test.words, self.test.documents)
+            logits, _ = learner.logits(
+                learner.features(windows), self.settings.predict_batch_size, "predicting"
+            )
+            tags, _ = learner.label(logits, self.test.words)
+            _write_predictions(folder, "test", self.test, tags)
+        return results
+
+
+def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
+    require_settings(settings, ("vocab_file", "bert_config_file", "init_checkpoint"))
+    config = read_config(settings)
+    tokenizer = FullTokenizer(
+        settings.vocab_file or "", do_lower_case=settings.do_lower_case is not False
+    )
+    check_vocabulary(tokenizer.vocabulary, config, settings)
+    Checkpoint(settings.init_checkpoint or "").check_config(config, settings.bert_config_file or "")
+
+    def read(split: str, with_tags: bool = True) -> Sentences:
+        path = find_split_file(settings.data_dir, getattr(settings, f"{split}_file"), split)
+        return read_sentences(path, settings.tag_column, settings.tag_scheme, with_tags=with_tags)
+
+    train = read("train") if settings.do_train or trained is None else None
+    if trained is not None:
+        labels = read_label_file(trained / run_folder.LABELS)
+    else:
+        assert train is not None
+        labels = find_labels(train.tags or [])
+    dev = read("dev") if settings.do_eval else None
+    return _Prepared(
+        settings=settings,
+        config=config,
+        tokenizer=tokenizer,
+        labels=labels,
+        train=_Labelled(train, label_ids(train, labels)) if settings.do_train and train else None,
+        dev=None if dev is None else _Labelled(dev, label_ids(dev, labels)),
+        test=read("test", with_tags=False) if settings.do_predict else None,
+    )
+
+
+def _predictions_name(split: str, sentences: Sentences) -> str:
+    return f"{split}_predictions{sentences.path.suffix}"
+
+
+def _write_predictions(
+    folder: pathlib.Path, split: str, sentences: Sentences, tags: list[list[str]]
+) -> None:
+    """Writes tags beside those of the file, in its own scheme."""
+    written = [from_iob2(sentence, sentences.scheme) for sentence in tags]
+    lines = with_predictions(sentences.path, written)
+    run_folder.write_text(
+        folder / _predictions_name(split, sentences), "".join(f"{line}\n" for line in lines)
+    )

@@ -1,0 +1,138 @@
+"""Takes the files of a tagging task, returns words and labels; next: tasks.word_tagger."""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from bert_tf import crf
+from bert_tf.errors import InputError, did_you_mean, listed
+from bert_tf.tag_schemes import OUTSIDE, Scheme, find_scheme, may_follow, to_iob2
+from bert_tf.tagged_text import read_tagged_text
+
+ENDINGS = (".txt", ".conll", ".tsv", ".conllu", ".jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """The sentences of one file.
+
+    Attributes:
+        path: the file.
+        words: of each sentence.
+        documents: int64 [number of sentences], ascending: the document of each.
+        lines: the line of each word, for messages.
+        scheme: how the file writes entities.
+        tags: of each word, in IOB2; None if they were not read.
+    """
+
+    path: pathlib.Path
+    words: list[list[str]]
+    documents: np.ndarray
+    lines: list[list[int]]
+    scheme: Scheme
+    tags: list[list[str]] | None
+
+
+def find_split_file(
+    data_dir: str | pathlib.Path | None, given: str | pathlib.Path | None, split: str
+) -> pathlib.Path:
+    """The file of a split: the one that is given, or else that of the data folder.
+
+    Raises:
+        InputError: if there is none, or there are several.
+    """
+    if given is not None:
+        return pathlib.Path(given)
+    if data_dir is None:
+        raise InputError(
+            f"--data_dir or --{split}_file is missing: where are the {split} sentences?"
+        )
+    names = [f"{split}{ending}" for ending in ENDINGS]
+    found = [path for name in names if (path := pathlib.Path(data_dir) / name).is_file()]
+    if len(found) != 1:
+        there = f"it has {listed(path.name for path in found)}" if found else "there is none"
+        raise InputError(
+            f"--data_dir={data_dir}: expected one of {', '.join(names)}, but {there}; give the "
+            f"file by --{split}_file"
+        )
+    return found[0]
+
+
+def read_sentences(
+    path: pathlib.Path, tag_column: str | None, tag_scheme: str, *, with_tags: bool = True
+) -> Sentences:
+    """Reads a file.
+
+    Args:
+        path: see tagged_text.
+        tag_column: see tagged_text.
+        tag_scheme: one of tag_schemes.SCHEMES, or ``auto``.
+        with_tags: whether to read tags.
+
+    Raises:
+        InputError: naming file and line of what is wrong.
+    """
+    text = read_tagged_text(path, tag_column, with_tags=with_tags)
+    raw = [[word.tag for word in sentence] for sentence in text.sentences]
+    lines = [[word.line for word in sentence] for sentence in text.sentences]
+    if tag_scheme != "auto":
+        scheme: Scheme = tag_scheme  # type: ignore[assignment]
+    else:
+        scheme = find_scheme(raw) if with_tags else "none"
+    tags = None
+    if with_tags:
+        tags = [
+            to_iob2(sentence, scheme, [f"{path}:{line}" for line in of].__getitem__)
+            for sentence, of in zip(raw, lines, strict=True)
+        ]
+    words = [[word.text for word in sentence] for sentence in text.sentences]
+    return Sentences(path, words, text.documents, lines, scheme, tags)
+
+
+def find_labels(tags: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The labels of tags in IOB2, sorted: those that occur, and each entity's B- and I-."""
+    found = set(itertools.chain.from_iterable(tags))
+    if are_entities(found):
+        types = {tag[2:] for tag in found if tag != OUTSIDE}
+        found = {OUTSIDE, *(f"{prefix}-{kind}" for prefix in "BI" for kind in types)}
+    return tuple(sorted(found))
+
+
+def are_entities(labels: Iterable[str]) -> bool:
+    """Whether labels are those of IOB2."""
+    others = set(labels) - {OUTSIDE}
+    return bool(others) and all(label[:2] in ("B-", "I-") for label in others)
+
+
+def allowed_by(labels: Sequence[str]) -> crf.Allowed:
+    """What may begin a sentence and what may follow what: all, if the labels are no entities."""
+    allowed = crf.everything(len(labels))
+    if are_entities(labels):
+        for column, label in enumerate(labels):
+            allowed.start[column] = may_follow(label, None)
+            for row, previous in enumerate(labels):
+                allowed.transitions[row, column] = may_follow(label, previous)
+    return allowed
+
+
+def label_ids(sentences: Sentences, labels: Sequence[str]) -> np.ndarray:
+    """The number of each word's label, int32 [number of words].
+
+    Raises:
+        InputError: naming file and line of a tag that is no label.
+    """
+    assert sentences.tags is not None
+    numbers = {label: number for number, label in enumerate(labels)}
+    found = []
+    for tags, lines in zip(sentences.tags, sentences.lines, strict=True):
+        for tag, line in zip(tags, lines, strict=True):
+            if tag not in numbers:
+                raise InputError(
+                    f"{sentences.path}:{line}: the tag {tag!r} (in IOB2) is not among those of the "
+                    f"training data{did_you_mean(tag, labels)} They are {listed(labels, most=20)}"
+                )
+            found.append(numbers[tag])
+    return np.array(found, np.int32)

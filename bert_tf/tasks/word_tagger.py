@@ -1,0 +1,183 @@
+"""Takes sentences of words, returns each word's label; next: tasks.tagging.
+
+Axes: B = batch_size, W = words of a row or sentence, L = num_labels, N = words of all sentences.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf import crf
+from bert_tf.config import BertConfig, Tagging
+from bert_tf.heads import BertTagger
+from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.losses import Batch, Loss, LossTerm, crf_loss, word_labels_loss, words_weight
+from bert_tf.packing import RaggedIds
+from bert_tf.tasks.tagging_data import allowed_by
+from bert_tf.tokenization import FullTokenizer
+from bert_tf.training import Evaluator
+from bert_tf.word_windows import WordWindows, pack_words
+
+# Sentences whose labels are found at once.
+_DECODED = 256
+
+
+class WordTagger:
+    """A model with all it takes to go from words to labels.
+
+    Args:
+        settings: of the run that it belongs to.
+        config: the model's architecture.
+        tokenizer: of the model's vocabulary.
+        labels: in the order of their ids.
+
+    Attributes:
+        model: with new weights.
+        loss: of its logits, float32 [B, W, L], and a batch with ``label_ids`` int32 [B, W].
+    """
+
+    def __init__(
+        self,
+        settings: Tagging,
+        config: BertConfig,
+        tokenizer: FullTokenizer,
+        labels: tuple[str, ...],
+    ) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.labels = labels
+        self.model = BertTagger(
+            config, len(labels), use_crf=settings.crf, allowed=allowed_by(labels)
+        )
+        self.loss = Loss(self._terms, lambda batch: {"loss": words_weight(_num_words(batch))})
+        self._evaluator = Evaluator(self.model, self.loss)
+        self._predictor = Evaluator(self.model)
+
+    def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
+        lengths = _num_words(batch)
+        if self.settings.crf:
+            return {"loss": crf_loss(logits, batch["label_ids"], lengths, self.model.chain())}
+        return {"loss": word_labels_loss(logits, batch["label_ids"], lengths)}
+
+    def windows(self, words: Sequence[Sequence[str]], documents: np.ndarray) -> WordWindows:
+        """The rows that show the sentences.
+
+        Args:
+            words: of each sentence, at least one.
+            documents: int64 [number of sentences], ascending: the document of each.
+        """
+        flat = list(itertools.chain.from_iterable(words))
+        vocabulary = self.tokenizer.vocabulary
+        return pack_words(
+            RaggedIds(*self.tokenizer.encode_batch(flat)),
+            _splits(words),
+            documents,
+            self.settings.max_seq_length,
+            doc_context=self.settings.doc_context,
+            cls_id=vocabulary.cls_id,
+            sep_id=vocabulary.sep_id,
+            unk_id=vocabulary.unk_id,
+        )
+
+    def features(self, windows: WordWindows, label_ids: np.ndarray | None = None) -> Features:
+        """Rows with their words, and with int32 [N] labels if they are known."""
+        ragged = {"word_starts": windows.word_starts}
+        if label_ids is not None:
+            splits = windows.word_starts.row_splits
+            label_ids = label_ids.copy()
+            # Nothing goes before the first word of a row, as the tag scheme sees it: where an
+            # entity goes on there, it begins.
+            first = splits[:-1][windows.is_continued]
+            label_ids[first] = self._begun()[label_ids[first]]
+            ragged["label_ids"] = RaggedIds(label_ids, splits)
+        return Features(windows.texts, ragged=ragged)
+
+    def _begun(self) -> np.ndarray:
+        """For each label the one that it is as the first of a row, int32 [L]."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        allowed = allowed_by(self.labels).start
+        return np.array(
+            [
+                number if allowed[number] else numbers[f"B{label[1:]}"]
+                for label, number in numbers.items()
+            ],
+            np.int32,
+        )
+
+    def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
+        """The planned batches, padded as the settings say."""
+        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
+        return batches(features, plan, fixed, self.settings.max_seq_length)
+
+    def logits(
+        self, features: Features, batch_size: int, description: str | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """What the model says of each word: float32 [N, L], and the losses if there are labels."""
+        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+        evaluator = self._evaluator if "label_ids" in features.ragged else self._predictor
+        found = evaluator(self.batches(features, plan), len(plan), description)
+        lengths = features.ragged["word_starts"].lengths
+        rows = [row[:length] for row, length in zip(found.outputs, lengths, strict=True)]
+        return np.concatenate(rows), found.losses
+
+    def label(
+        self, logits: np.ndarray, words: Sequence[Sequence[str]]
+    ) -> tuple[list[list[str]], list[np.ndarray]]:
+        """The labels of sentences, the likeliest that the tag scheme permits together.
+
+        Args:
+            logits: float32 [N, L].
+            words: of each sentence.
+
+        Returns:
+            The labels of each sentence and, float32 [W], the probability of each label.
+        """
+        sentences = np.split(logits, _splits(words)[1:-1])
+        lengths = np.array([len(sentence) for sentence in sentences], np.int32)
+        labels: dict[int, list[str]] = {}
+        scores: dict[int, np.ndarray] = {}
+        order = np.argsort(-lengths, kind="stable")
+        for first in range(0, len(order), _DECODED):
+            rows = order[first : first + _DECODED]
+            padded = np.zeros((len(rows), lengths[rows[0]], len(self.labels)), np.float32)
+            for number, row in enumerate(rows):
+                padded[number, : lengths[row]] = sentences[row]
+            best, probabilities = (x.numpy() for x in self._decode(padded, lengths[rows]))
+            for row, ids, values in zip(rows, best, probabilities, strict=True):
+                labels[row] = [self.labels[number] for number in ids[: lengths[row]]]
+                scores[row] = values[: lengths[row]]
+        numbers = range(len(sentences))
+        return [labels[number] for number in numbers], [scores[number] for number in numbers]
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        """(logits [B, W, L], lengths [B]) -> best labels and their probabilities, [B, W] each."""
+
+        def decode(logits: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            chain = self.model.chain()
+            best, _ = crf.best_labels(logits, lengths, chain)
+            probabilities = crf.marginals(logits, lengths, chain)
+            return best, tf.gather(probabilities, best, batch_dims=2)
+
+        return tf.function(
+            decode,
+            input_signature=[
+                tf.TensorSpec([None, None, len(self.labels)]),
+                tf.TensorSpec([None], tf.int32),
+            ],
+            autograph=False,
+        )
+
+
+def _num_words(batch: Batch) -> tf.Tensor:
+    """The words of each row, int32 [B]: none of them starts at 0, where ``[CLS]`` is."""
+    return tf.reduce_sum(tf.cast(batch["word_starts"] > 0, tf.int32), axis=1)
+
+
+def _splits(words: Sequence[Sequence[str]]) -> np.ndarray:
+    """Where each sentence begins among all words, int64 [number of sentences + 1]."""
+    return np.concatenate([[0], np.cumsum([len(sentence) for sentence in words])]).astype(np.int64)
