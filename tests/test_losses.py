@@ -90,9 +90,9 @@ def test_crf_loss_without_transitions_is_the_word_labels_loss():
     expected = losses.word_labels_loss(logits, labels, WORDS)
     np.testing.assert_allclose(value(term), value(expected), rtol=1e-5)
     assert float(term.weight) == 5.0
-    rewarded = zeros._replace(start=5 * tf.one_hot(labels[0, 0], 5))
+    penalized = zeros._replace(start=-5 * tf.one_hot(labels[0, 0], 5))
     first = (logits[:1], labels[:1], WORDS[:1])
-    assert value(losses.crf_loss(*first, rewarded)) < value(losses.crf_loss(*first, zeros)) - 0.1
+    assert value(losses.crf_loss(*first, penalized)) > value(losses.crf_loss(*first, zeros)) + 0.1
 
 
 def test_losses_of_bfloat16_logits_are_float32():
