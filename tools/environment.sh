@@ -39,6 +39,6 @@ prepare_environment() {
   fi
   echo "Installing this project${extras:+ with [$extras]} and the versions of constraints.txt …" >&2
   # As a variable too, which reaches the environments that pip builds source packages in.
-  PIP_CONSTRAINT=constraints.txt "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
+  PIP_CONSTRAINT=constraints.txt "$python" -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
   printf '%s\n%s\n' "$wanted" "$extras" > "$stamp"
 }

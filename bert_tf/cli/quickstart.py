@@ -69,7 +69,8 @@ def run(arguments: Sequence[str]) -> None:
             max_seq_length=64,
             train_batch_size=16,
             learning_rate=1e-4,
-            num_train_epochs=10.0,
+            bias_correction=True,
+            num_train_epochs=5.0,
             output_dir=settings.output_dir,
             overwrite=True,
         )
