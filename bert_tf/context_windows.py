@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from bert_tf.errors import InputError
-from bert_tf.packing import RaggedIds
+from bert_tf.packing import RaggedIds, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,4 @@ def best_rows(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def truncated(pieces: RaggedIds, most: int) -> RaggedIds:
     """The first pieces of each row, at most so many."""
-    lengths = np.minimum(pieces.lengths, most)
-    splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    within = np.arange(splits[-1]) - np.repeat(splits[:-1], lengths)
-    return RaggedIds(pieces.values[np.repeat(pieces.row_splits[:-1], lengths) + within], splits)
+    return runs(pieces.values, pieces.row_splits[:-1], np.minimum(pieces.lengths, most))

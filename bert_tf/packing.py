@@ -109,13 +109,29 @@ def pack_texts(
     return PackedTexts(RaggedIds(values, row_splits), kept_a + 2, num_truncated)
 
 
+def runs(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> RaggedIds:
+    """Runs of an array's values, end to end.
+
+    Args:
+        values: int32 [number of values].
+        starts: int64 [num_rows], where each run begins.
+        lengths: int64 [num_rows], how many values each has.
+    """
+    row_splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return RaggedIds(values[np.repeat(starts, lengths) + _within(lengths)], row_splits)
+
+
+def _within(lengths: np.ndarray) -> np.ndarray:
+    """The position of each value inside its row: 0, 1, ... starting anew for each row."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
 def _copy_rows(
     target: np.ndarray, target_starts: np.ndarray, source: RaggedIds, lengths: np.ndarray
 ) -> None:
     """Copies the first ``lengths[i]`` values of each source row to ``target_starts[i]`` on."""
-    # Position of each copied value inside its row: 0, 1, ... starting anew for each row.
-    ends = np.cumsum(lengths)
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    within = _within(lengths)
     target[np.repeat(target_starts, lengths) + within] = source.values[
         np.repeat(source.row_splits[:-1], lengths) + within
     ]

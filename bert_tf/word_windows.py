@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bert_tf.errors import InputError
-from bert_tf.packing import PackedTexts, RaggedIds, pack_texts
+from bert_tf.packing import PackedTexts, RaggedIds, pack_texts, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,10 @@ def pack_words(
     row_splits = np.concatenate([[0], np.cumsum(num_owned[kept])])
     first_shown = np.repeat(windows_kept[:, 0], num_owned[kept])  # [N]
     starts = 1 + splits[:-1] - splits[first_shown]
+    first_pieces, last_pieces = splits[windows_kept].T
+    texts = runs(pieces.values, first_pieces, last_pieces - first_pieces)
     return WordWindows(
-        pack_texts(_runs(pieces, windows_kept), None, max_seq_length, cls_id, sep_id),
+        pack_texts(texts, None, max_seq_length, cls_id, sep_id),
         RaggedIds(starts.astype(np.int32), row_splits),
         np.array(continued)[kept],
         num_split,
@@ -102,13 +104,9 @@ def pack_words(
 
 def _with_1_to(most: int, pieces: RaggedIds, unk_id: int) -> RaggedIds:
     """The pieces with at least one and at most so many in a row."""
-    lengths = np.clip(pieces.lengths, 1, most)
-    splits = np.concatenate([[0], np.cumsum(lengths)])
-    within = np.arange(splits[-1]) - np.repeat(splits[:-1], lengths)
-    source = np.repeat(pieces.row_splits[:-1], lengths) + within
-    padded = np.append(pieces.values, np.int32(unk_id))  # an empty row may be the last
-    values = np.where(np.repeat(pieces.lengths == 0, lengths), unk_id, padded[source])
-    return RaggedIds(values.astype(np.int32), splits)
+    padded = np.append(pieces.values, np.int32(unk_id))
+    starts = np.where(pieces.lengths > 0, pieces.row_splits[:-1], len(pieces.values))
+    return runs(padded, starts, np.clip(pieces.lengths, 1, most))
 
 
 def _document_words(
@@ -160,12 +158,3 @@ def _shares(splits: np.ndarray, windows: list[tuple[int, int]]) -> list[int]:
         middle = (splits[start] + splits[end]) // 2
         firsts.append(max(start, int(np.searchsorted(splits, middle, side="right")) - 1))
     return firsts
-
-
-def _runs(pieces: RaggedIds, words: np.ndarray) -> RaggedIds:
-    """Runs of words, end to end: int64 [R, 2], first word and the one after the last."""
-    starts, ends = pieces.row_splits[words].T
-    lengths = ends - starts
-    row_splits = np.concatenate([[0], np.cumsum(lengths)])
-    within = np.arange(row_splits[-1]) - np.repeat(row_splits[:-1], lengths)
-    return RaggedIds(pieces.values[np.repeat(starts, lengths) + within], row_splits)
