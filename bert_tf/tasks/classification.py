@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 
 from bert_tf import run_folder
-from bert_tf.checkpoint import Checkpoint, load_checkpoint
-from bert_tf.config import BertConfig, Classification
+from bert_tf.checkpoint import load_checkpoint
+from bert_tf.config import Classification
 from bert_tf.errors import InputError
 from bert_tf.tasks import fine_tuning
 from bert_tf.tasks.classification_data import (
@@ -21,14 +21,8 @@ from bert_tf.tasks.classification_data import (
     read_label_file,
 )
 from bert_tf.tasks.glue import find_task
-from bert_tf.tasks.model_files import (
-    check_vocabulary,
-    read_config,
-    require_settings,
-    settings_of_run,
-)
+from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.text_classifier import TextClassifier
-from bert_tf.tokenization import FullTokenizer
 
 COMMAND = "run_classifier"
 
@@ -40,14 +34,9 @@ def run(settings: Classification) -> dict[str, float]:
 
 def load(folder: pathlib.Path) -> TextClassifier:
     """The classifier of a trained run's folder."""
-    run_folder.require_model(folder)
-    settings = settings_of_run(folder, COMMAND, Classification)
-    config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
+    settings, config, tokenizer = read_trained(folder, COMMAND, Classification)
     task = _find_task(settings)
     labels = _labels_of(folder, task)
-    tokenizer = FullTokenizer(
-        folder / run_folder.VOCAB, do_lower_case=settings.do_lower_case is not False
-    )
     classifier = TextClassifier(settings, config, tokenizer, labels, task.task_type)
     load_checkpoint(classifier.model, folder / run_folder.CHECKPOINT)
     return classifier
@@ -126,14 +115,7 @@ class _Prepared(fine_tuning.Task):
 
 
 def _prepare(settings: Classification, trained: pathlib.Path | None) -> _Prepared:
-    require_settings(settings, ("vocab_file", "bert_config_file", "init_checkpoint"))
-    config = read_config(settings)
-    tokenizer = FullTokenizer(
-        settings.vocab_file or "", do_lower_case=settings.do_lower_case is not False
-    )
-    check_vocabulary(tokenizer.vocabulary, config, settings)
-    Checkpoint(settings.init_checkpoint or "").check_config(config, settings.bert_config_file or "")
-
+    config, tokenizer = read_model(settings)
     task = _find_task(settings)
     if trained is not None:
         labels = _labels_of(trained, task)

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from bert_tf import run_folder
+from bert_tf.checkpoint import Checkpoint
 from bert_tf.config import BertConfig, ModelFiles, Training
 from bert_tf.errors import InputError
-from bert_tf.tokenization import Vocabulary
+from bert_tf.tokenization import FullTokenizer, Vocabulary
 
 MODEL_SETTINGS = ("vocab_file", "bert_config_file", "init_checkpoint", "do_lower_case")
 
@@ -52,6 +53,39 @@ def check_vocabulary(vocabulary: Vocabulary, config: BertConfig, settings: Model
             f"{settings.bert_config_file} has vocab_size {config.vocab_size}; use the vocab.txt "
             "that the checkpoint was trained on"
         )
+
+
+def read_model(settings: Training) -> tuple[BertConfig, FullTokenizer]:
+    """The configuration and the tokenizer that a command starts from, checked with its checkpoint.
+
+    Raises:
+        InputError: if one is missing, or they do not belong together.
+    """
+    require_settings(settings, ("vocab_file", "bert_config_file", "init_checkpoint"))
+    config = read_config(settings)
+    tokenizer = FullTokenizer(
+        settings.vocab_file or "", do_lower_case=settings.do_lower_case is not False
+    )
+    check_vocabulary(tokenizer.vocabulary, config, settings)
+    Checkpoint(settings.init_checkpoint or "").check_config(config, settings.bert_config_file or "")
+    return config, tokenizer
+
+
+def read_trained(
+    folder: pathlib.Path, command: str, configuration: type[Settings]
+) -> tuple[Settings, BertConfig, FullTokenizer]:
+    """The settings, configuration and tokenizer of a finished run.
+
+    Raises:
+        InputError: if the folder holds no trained model of that command.
+    """
+    run_folder.require_model(folder)
+    settings = settings_of_run(folder, command, configuration)
+    config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
+    tokenizer = FullTokenizer(
+        folder / run_folder.VOCAB, do_lower_case=settings.do_lower_case is not False
+    )
+    return settings, config, tokenizer
 
 
 def write_model_files(

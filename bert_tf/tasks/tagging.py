@@ -7,19 +7,14 @@ import pathlib
 import numpy as np
 
 from bert_tf import run_folder
-from bert_tf.checkpoint import Checkpoint, load_checkpoint
-from bert_tf.config import BertConfig, Tagging
+from bert_tf.checkpoint import load_checkpoint
+from bert_tf.config import Tagging
 from bert_tf.metrics import entity_metrics, word_accuracy
 from bert_tf.tag_schemes import from_iob2
 from bert_tf.tagged_text import with_predictions
 from bert_tf.tasks import fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
-from bert_tf.tasks.model_files import (
-    check_vocabulary,
-    read_config,
-    require_settings,
-    settings_of_run,
-)
+from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.tagging_data import (
     Sentences,
     are_entities,
@@ -29,7 +24,6 @@ from bert_tf.tasks.tagging_data import (
     read_sentences,
 )
 from bert_tf.tasks.word_tagger import WordTagger
-from bert_tf.tokenization import FullTokenizer
 
 COMMAND = "run_tagger"
 
@@ -41,12 +35,7 @@ def run(settings: Tagging) -> dict[str, float]:
 
 def load(folder: pathlib.Path) -> WordTagger:
     """The tagger of a trained run's folder."""
-    run_folder.require_model(folder)
-    settings = settings_of_run(folder, COMMAND, Tagging)
-    config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
-    tokenizer = FullTokenizer(
-        folder / run_folder.VOCAB, do_lower_case=settings.do_lower_case is not False
-    )
+    settings, config, tokenizer = read_trained(folder, COMMAND, Tagging)
     tagger = WordTagger(settings, config, tokenizer, read_label_file(folder / run_folder.LABELS))
     load_checkpoint(tagger.model, folder / run_folder.CHECKPOINT)
     return tagger
@@ -136,13 +125,7 @@ class _Prepared(fine_tuning.Task):
 
 
 def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
-    require_settings(settings, ("vocab_file", "bert_config_file", "init_checkpoint"))
-    config = read_config(settings)
-    tokenizer = FullTokenizer(
-        settings.vocab_file or "", do_lower_case=settings.do_lower_case is not False
-    )
-    check_vocabulary(tokenizer.vocabulary, config, settings)
-    Checkpoint(settings.init_checkpoint or "").check_config(config, settings.bert_config_file or "")
+    config, tokenizer = read_model(settings)
 
     def read(split: str, with_tags: bool = True) -> Sentences:
         path = find_split_file(settings.data_dir, getattr(settings, f"{split}_file"), split)
