@@ -36,6 +36,73 @@ class ContextWindows:
     row_splits: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class PackedWindows:
+    """Model inputs of questions about contexts: each question and each context is held once.
+
+    Attributes:
+        questions: Q rows of pieces.
+        contexts: C rows of pieces.
+        context_of: int64 [Q], the context of each question.
+        windows: R rows.
+        cls_id: id of ``[CLS]``.
+        sep_id: id of ``[SEP]``.
+        num_truncated: how many questions lost pieces.
+    """
+
+    questions: RaggedIds
+    contexts: RaggedIds
+    context_of: np.ndarray
+    windows: ContextWindows
+    cls_id: int
+    sep_id: int
+    num_truncated: int
+
+    @property
+    def segment_starts(self) -> np.ndarray:
+        """int64 [R], the position of the first piece of the context in each row."""
+        return self.questions.lengths[self.windows.questions] + 2
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [R], pieces of each row."""
+        return self.segment_starts + self.windows.lengths + 1
+
+
+def pack_windows(
+    questions: RaggedIds,
+    contexts: RaggedIds,
+    context_of: np.ndarray,
+    *,
+    max_seq_length: int,
+    max_query_length: int,
+    doc_stride: int,
+    cls_id: int,
+    sep_id: int,
+) -> PackedWindows:
+    """Packs questions and contexts.
+
+    Args:
+        questions: pieces of each question.
+        contexts: pieces of each context.
+        context_of: int64 [Q], the context of each question.
+        max_seq_length: longest row, special pieces included.
+        max_query_length: pieces that are kept of a question.
+        doc_stride: pieces between the starts of two windows.
+        cls_id: id of ``[CLS]``.
+        sep_id: id of ``[SEP]``.
+
+    Raises:
+        InputError: if a row has no room for a context.
+    """
+    num_truncated = int(np.count_nonzero(questions.lengths > max_query_length))
+    questions = truncated(questions, max_query_length)
+    windows = plan_windows(
+        questions.lengths, contexts.lengths[context_of], max_seq_length, doc_stride
+    )
+    return PackedWindows(questions, contexts, context_of, windows, cls_id, sep_id, num_truncated)
+
+
 def plan_windows(
     question_lengths: np.ndarray,
     context_lengths: np.ndarray,

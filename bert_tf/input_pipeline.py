@@ -3,15 +3,17 @@
 The order of training is a function of (seed, step): each epoch is a permutation of its own, and
 any step's batch can be computed without those before it, so a resumed run continues where it was.
 
-Axes: B = batch_size, S = length of the batch's longest row, rounded up.
+Axes: B = batch_size, S = length of the batch's longest row, rounded up, C = rows of the batch's
+example with the most of them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.context_windows import PackedWindows
 from bert_tf.packing import PackedTexts, RaggedIds
 
 # Rows are padded to a multiple of this, which keeps the number of distinct shapes small.
@@ -26,17 +28,30 @@ class Features:
     """Examples in memory.
 
     Attributes:
-        texts: the model inputs.
-        labels: ``label_ids``: int32 [n], or float32 [n] or [n, num_labels]; None where unknown.
+        texts: the model inputs, row by row.
+        labels: what an example has, by its name in a batch: ``label_ids`` int32 [n], float32 [n] or
+            [n, num_labels], ``start_positions`` int32 [n] and so on. Empty where unknown.
         ragged: what else an example has, by its name in a batch; padded there with zeros.
+        row_splits: int64 [n + 1], where an example is several rows, such as the choices of a
+            question: it has the rows ``row_splits[i]`` to ``row_splits[i + 1] - 1``. None where
+            each row is an example.
     """
 
-    texts: PackedTexts
-    labels: np.ndarray | None = None
+    texts: PackedTexts | PackedWindows
+    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     ragged: Mapping[str, RaggedIds] = dataclasses.field(default_factory=dict)
+    row_splits: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.texts.segment_starts)
+        return len(self.texts.lengths if self.row_splits is None else self.row_splits[1:])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Pieces of each example, int64 [n], its rows padded to the longest of them."""
+        if self.row_splits is None:
+            return self.texts.lengths
+        longest = np.maximum.reduceat(self.texts.lengths, self.row_splits[:-1])
+        return longest * np.diff(self.row_splits)
 
 
 def training_plan(lengths: np.ndarray, batch_size: int, num_steps: int, seed: int) -> np.ndarray:
@@ -99,17 +114,18 @@ def batches(
         max_length: what rounding up does not go beyond.
 
     Returns:
-        A dataset of dicts: ``input_ids``, ``input_mask``, ``segment_ids`` int32 [B, S],
-        ``example_ids`` int64 [B] (row numbers), if there are labels, ``label_ids``, and all that
-        is ``ragged``, int32 [B, longest]. The rows that a plan fills with -1 are left out, so the
-        last batch may be smaller.
+        A dataset of dicts: ``input_ids``, ``input_mask``, ``segment_ids`` int32 [B, S], or
+        [B, C, S] where an example is several rows, of which those that it lacks are all 0;
+        ``example_ids`` int64 [B] (numbers of examples), the ``labels``, and all that is ``ragged``,
+        int32 [B, longest]. What a plan fills with -1 is left out, so the last batch may be smaller.
     """
     texts = features.texts
-    ids = _ragged_tensor(texts.input_ids)
+    row_ids = _window_ids(texts) if isinstance(texts, PackedWindows) else _text_ids(texts)
     ragged = {name: _ragged_tensor(values) for name, values in features.ragged.items()}
-    lengths = tf.constant(texts.input_ids.lengths)
+    lengths = tf.constant(texts.lengths)
     segment_starts = tf.constant(texts.segment_starts)
-    labels = None if features.labels is None else tf.constant(features.labels)
+    labels = {name: tf.constant(values) for name, values in features.labels.items()}
+    rows_of = None if features.row_splits is None else _rows_of(features.row_splits, fixed_length)
 
     def padded_length(row_lengths: tf.Tensor) -> tf.Tensor:
         if fixed_length is not None:
@@ -117,30 +133,98 @@ def batches(
         rounded = -(-tf.reduce_max(row_lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         return rounded if max_length is None else tf.minimum(rounded, max_length)
 
-    def gather(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = tf.boolean_mask(rows, rows >= 0)  # [B]
-        row_lengths = tf.gather(lengths, rows)
+    def inputs(rows: tf.Tensor, row_lengths: tf.Tensor) -> dict[str, tf.Tensor]:
+        """int64 [R] each -> int32 [R, S] each."""
         seq_length = padded_length(row_lengths)
         position = tf.range(seq_length)[tf.newaxis]  # [1, S]
-        mask = tf.cast(position < row_lengths[:, tf.newaxis], tf.int32)  # [B, S]
+        mask = tf.cast(position < row_lengths[:, tf.newaxis], tf.int32)  # [R, S]
         second = tf.cast(position >= tf.gather(segment_starts, rows)[:, tf.newaxis], tf.int32)
-        padded = tf.gather(ids, rows).to_tensor(shape=tf.stack([-1, seq_length]))
-        batch = {
-            "input_ids": tf.ensure_shape(padded, [None, fixed_length]),
-            "input_mask": tf.ensure_shape(mask, [None, fixed_length]),
-            "segment_ids": tf.ensure_shape(second * mask, [None, fixed_length]),
-            "example_ids": rows,
+        return {
+            "input_ids": row_ids(rows, seq_length) * mask,
+            "input_mask": mask,
+            "segment_ids": second * mask,
         }
-        if labels is not None:
-            batch["label_ids"] = tf.gather(labels, rows)
+
+    def gather(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        examples = tf.boolean_mask(examples, examples >= 0)  # [B]
+        if rows_of is None:
+            batch = inputs(examples, tf.gather(lengths, examples))
+            shape = [None, fixed_length]
+        else:
+            rows, is_row = rows_of(examples)  # [B, C]
+            row_lengths = tf.where(is_row, tf.gather(lengths, rows), 0)
+            flat = inputs(tf.reshape(rows, [-1]), tf.reshape(row_lengths, [-1]))  # [B * C, S]
+            split = tf.concat([tf.shape(rows), [-1]], axis=0)
+            batch = {name: tf.reshape(value, split) for name, value in flat.items()}  # [B, C, S]
+            shape = [None, rows.shape[1], fixed_length]
+        batch = {name: tf.ensure_shape(value, shape) for name, value in batch.items()}
+        batch["example_ids"] = examples
+        batch |= {name: tf.gather(values, examples) for name, values in labels.items()}
         for name, values in ragged.items():
-            chosen = tf.gather(values, rows)
-            shape = tf.stack([-1, padded_length(chosen.row_lengths())])
-            batch[name] = tf.ensure_shape(chosen.to_tensor(shape=shape), [None, fixed_length])
+            chosen = tf.gather(values, examples)
+            padded = chosen.to_tensor(shape=tf.stack([-1, padded_length(chosen.row_lengths())]))
+            batch[name] = tf.ensure_shape(padded, [None, fixed_length])
         return batch
 
     dataset = tf.data.Dataset.from_tensor_slices(plan)
     return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _rows_of(
+    row_splits: np.ndarray, fixed_length: int | None
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Examples int64 [B] -> their rows int64 [B, C], and bool [B, C], which of them there are."""
+    firsts, counts = tf.constant(row_splits[:-1]), tf.constant(np.diff(row_splits))
+    # Shapes that are to be fixed have as many rows in every batch.
+    most = None if fixed_length is None else int(np.diff(row_splits).max())
+
+    def rows_of(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.gather(counts, examples)[:, tf.newaxis]  # [B, 1]
+        number = tf.range(tf.reduce_max(count) if most is None else tf.constant(most, tf.int64))
+        is_row = number < count  # [B, C]
+        rows = tf.gather(firsts, examples)[:, tf.newaxis] + number
+        return tf.ensure_shape(tf.where(is_row, rows, 0), [None, most]), is_row
+
+    return rows_of
+
+
+def _text_ids(texts: PackedTexts) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(rows int64 [R], S) -> the pieces of the rows, int32 [R, S]."""
+    ids = _ragged_tensor(texts.input_ids)
+
+    def row_ids(rows: tf.Tensor, seq_length: tf.Tensor) -> tf.Tensor:
+        return tf.gather(ids, rows).to_tensor(shape=tf.stack([-1, seq_length]))
+
+    return row_ids
+
+
+def _window_ids(texts: PackedWindows) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """As ``_text_ids``; what is beyond a row's end is any piece."""
+    pieces = tf.constant(np.concatenate([texts.questions.values, texts.contexts.values]))
+    windows = texts.windows
+    question_starts = tf.constant(texts.questions.row_splits[windows.questions])
+    question_lengths = tf.constant(texts.questions.lengths[windows.questions])
+    context_starts = tf.constant(
+        len(texts.questions.values)
+        + texts.contexts.row_splits[texts.context_of[windows.questions]]
+        + windows.starts
+    )
+
+    row_lengths = tf.constant(texts.lengths)
+
+    def row_ids(rows: tf.Tensor, seq_length: tf.Tensor) -> tf.Tensor:
+        position = tf.range(seq_length)[tf.newaxis]  # [1, S]
+        first, second = 1, tf.gather(question_lengths, rows)[:, tf.newaxis] + 2  # of the two texts
+        last = tf.gather(row_lengths, rows)[:, tf.newaxis] - 1  # the second [SEP]
+        in_question = tf.gather(question_starts, rows)[:, tf.newaxis] + position - first
+        in_context = tf.gather(context_starts, rows)[:, tf.newaxis] + position - second
+        place = tf.where(position < second, in_question, in_context)  # [R, S]
+        found = tf.gather(pieces, tf.clip_by_value(place, 0, tf.size(pieces, tf.int64) - 1))
+        is_sep = (position == second - 1) | (position == last)
+        found = tf.where(is_sep, tf.constant(texts.sep_id), found)
+        return tf.where(position == 0, tf.constant(texts.cls_id), found)
+
+    return row_ids
 
 
 def _ragged_tensor(ids: RaggedIds) -> tf.RaggedTensor:

@@ -43,6 +43,11 @@ class PackedTexts:
     segment_starts: np.ndarray
     num_truncated: int
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [num_examples], pieces of each row."""
+        return self.input_ids.lengths
+
 
 def truncated_lengths(
     lengths_a: np.ndarray, lengths_b: np.ndarray, budget: int

@@ -1,9 +1,12 @@
 """Tests of bert_tf.input_pipeline: plans by counting, batches against naive padding."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf.context_windows import pack_windows
 from bert_tf.input_pipeline import (
     LENGTH_MULTIPLE,
     SORT_WINDOW,
@@ -27,7 +30,9 @@ def features():
     splits = np.concatenate([[0], np.cumsum(lengths)])
     starts = rng.integers(2, lengths + 1)
     starts[3] = lengths[3]  # one segment only
-    return Features(PackedTexts(RaggedIds(values, splits), starts, 0), np.arange(23) % 4)
+    return Features(
+        PackedTexts(RaggedIds(values, splits), starts, 0), {"label_ids": np.arange(23) % 4}
+    )
 
 
 def naive(features, rows, fixed_length=None):
@@ -45,9 +50,7 @@ def naive(features, rows, fixed_length=None):
         batch["input_mask"][i, : len(text)] = 1
         batch["segment_ids"][i, features.texts.segment_starts[row] : len(text)] = 1
     batch["example_ids"] = np.array(rows)
-    if features.labels is not None:
-        batch["label_ids"] = features.labels[rows]
-    return batch
+    return batch | {name: values[rows] for name, values in features.labels.items()}
 
 
 def assert_same_batch(actual, expected):
@@ -189,13 +192,18 @@ def test_batches_inside_a_graph_equal_those_outside(features):
 
 @pytest.mark.parametrize(
     "labels",
-    [None, np.linspace(0, 5, 23).astype(np.float32), np.eye(23, 3, dtype=np.float32)],
+    [
+        {},
+        {"label_ids": np.linspace(0, 5, 23).astype(np.float32)},
+        {"label_ids": np.eye(23, 3, dtype=np.float32), "start_positions": np.arange(23)},
+    ],
 )
 def test_labels_of_every_kind(features, labels):
     plan = np.array([[4, 0, 22]])
-    (batch,) = batches(Features(features.texts, labels), plan).as_numpy_iterator()
-    assert_same_batch(batch, naive(Features(features.texts, labels), plan[0]))
-    assert ("label_ids" in batch) == (labels is not None)
+    labelled = Features(features.texts, labels)
+    (batch,) = batches(labelled, plan).as_numpy_iterator()
+    assert_same_batch(batch, naive(labelled, plan[0]))
+    assert set(labels) <= set(batch)
 
 
 @pytest.mark.parametrize("fixed_length", [None, 64])
@@ -218,3 +226,72 @@ def test_ragged_values_are_padded_with_zeros(features, fixed_length):
 
 def test_features_know_how_many_they_are(features):
     assert len(features) == 23
+    assert len(Features(features.texts, row_splits=np.array([0, 20, 23]))) == 2
+
+
+@pytest.mark.parametrize("fixed_length", [None, 32])
+def test_examples_of_several_rows(features, fixed_length):
+    splits = np.array([0, 2, 5, 6, 10, 23])
+    grouped = Features(features.texts, {"label_ids": np.arange(5)}, row_splits=splits)
+    row_lengths = features.texts.input_ids.lengths
+    assert grouped.lengths.tolist() == [
+        (last - first) * row_lengths[first:last].max() for first, last in itertools.pairwise(splits)
+    ]
+    plan = np.array([[1, 0, 3], [2, -1, -1]])
+    dataset = batches(grouped, plan, fixed_length)
+    most = None if fixed_length is None else 13
+    assert dataset.element_spec["input_ids"].shape.as_list() == [None, most, fixed_length]
+    for batch, examples in zip(dataset.as_numpy_iterator(), ([1, 0, 3], [2]), strict=True):
+        assert batch["example_ids"].tolist() == batch["label_ids"].tolist() == examples
+        rows = [list(range(splits[i], splits[i + 1])) for i in examples]
+        size = most or max(map(len, rows))
+        flat = naive(features, list(itertools.chain.from_iterable(rows)), fixed_length)
+        for name in ("input_ids", "input_mask", "segment_ids"):
+            expected = np.zeros((len(rows), size, flat[name].shape[1]), np.int32)
+            done = 0
+            for number, of_example in enumerate(rows):
+                expected[number, : len(of_example)] = flat[name][done : done + len(of_example)]
+                done += len(of_example)
+            np.testing.assert_array_equal(batch[name], expected)
+
+
+@pytest.mark.parametrize("fixed_length", [None, 24])
+def test_windows_over_contexts_equal_rows_put_together_one_by_one(fixed_length):
+    rng = np.random.default_rng(4)
+
+    def ragged(lengths):
+        splits = np.concatenate([[0], np.cumsum(lengths)])
+        return RaggedIds(rng.integers(10, 99, splits[-1]).astype(np.int32), splits)
+
+    questions, contexts = ragged([3, 0, 5, 2]), ragged([40, 1, 17])
+    context_of = np.array([2, 0, 0, 1])
+    packed = pack_windows(
+        questions, contexts, context_of,
+        max_seq_length=24, max_query_length=4, doc_stride=7, cls_id=2, sep_id=3,
+    )  # fmt: skip
+    assert packed.num_truncated == 1
+    rows = []
+    for question, start, length in zip(
+        packed.windows.questions, packed.windows.starts, packed.windows.lengths, strict=True
+    ):
+        asked, context = (
+            ids.values[ids.row_splits[row] : ids.row_splits[row + 1]].tolist()
+            for ids, row in ((questions, question), (contexts, context_of[question]))
+        )
+        rows.append([[2, *asked[:4], 3], [*context[start : start + length], 3]])
+    assert len(rows) > 10
+    flat = [piece for one, other in rows for piece in one + other]
+    lengths = [len(one) + len(other) for one, other in rows]
+    texts = PackedTexts(
+        RaggedIds(np.array(flat, np.int32), np.concatenate([[0], np.cumsum(lengths)])),
+        np.array([len(one) for one, _ in rows]),
+        0,
+    )
+    assert packed.lengths.tolist() == lengths
+    plan = evaluation_plan(packed.lengths, 4)
+    for windows, batch in zip(
+        batches(Features(packed), plan, fixed_length).as_numpy_iterator(),
+        batches(Features(texts), plan, fixed_length).as_numpy_iterator(),
+        strict=True,
+    ):
+        assert_same_batch(windows, batch)

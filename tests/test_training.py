@@ -730,7 +730,7 @@ def features(tiny_config):
     lengths = rng.integers(3, 16, 23)
     values = rng.integers(0, tiny_config.vocab_size, lengths.sum()).astype(np.int32)
     texts = PackedTexts(RaggedIds(values, np.concatenate([[0], np.cumsum(lengths)])), lengths, 0)
-    return Features(texts, rng.integers(0, 3, 23).astype(np.int32))
+    return Features(texts, {"label_ids": rng.integers(0, 3, 23).astype(np.int32)})
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 40])

@@ -82,7 +82,7 @@ class _Prepared(fine_tuning.Task):
         examples = self.train
         assert examples is not None
         features = learner.features(examples.text_a, examples.text_b, examples.labels)
-        lengths = features.texts.input_ids.lengths
+        lengths = features.lengths
         return fine_tuning.Lesson(
             lengths,
             len(examples),

@@ -206,7 +206,7 @@ class MaskFiller:
         pieces = [np.empty(0)] * len(text_a)
         scores = [np.empty(0)] * len(text_a)
         next_sentence = np.empty(len(text_a), np.float32)
-        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+        plan = evaluation_plan(features.lengths, batch_size)
         for batch in batches(features, plan, max_length=self._config.max_position_embeddings):
             is_mask = batch["input_ids"].numpy() == mask_id  # [B, S]
             counts = is_mask.sum(axis=1)

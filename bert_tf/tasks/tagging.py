@@ -82,7 +82,7 @@ class _Prepared(fine_tuning.Task):
         sentences = self.train.sentences
         windows = learner.windows(sentences.words, sentences.documents)
         features = learner.features(windows, self.train.label_ids)
-        lengths = features.texts.input_ids.lengths
+        lengths = features.lengths
         return fine_tuning.Lesson(
             lengths,
             len(features),

@@ -78,7 +78,7 @@ class TextClassifier:
         packed = pack_texts(
             ragged_a, ragged_b, self.settings.max_seq_length, vocabulary.cls_id, vocabulary.sep_id
         )
-        return Features(packed, labels)
+        return Features(packed, {} if labels is None else {"label_ids": labels})
 
     def batches(self, features: Features, plan: np.ndarray) -> Any:
         """The planned batches, padded as the settings say."""
@@ -88,7 +88,7 @@ class TextClassifier:
     def evaluate(self, examples: Examples, metrics: tuple[str, ...]) -> dict[str, float]:
         """The metrics and the loss on labelled examples."""
         features = self.features(examples.text_a, examples.text_b, examples.labels)
-        plan = evaluation_plan(features.texts.input_ids.lengths, self.settings.eval_batch_size)
+        plan = evaluation_plan(features.lengths, self.settings.eval_batch_size)
         found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
         assert examples.labels is not None
         logits = np.stack(found.outputs)
@@ -107,7 +107,7 @@ class TextClassifier:
         Softmax for single_label, sigmoid for multi_label, the value itself for a regression.
         """
         features = self.features(text_a, text_b)
-        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+        plan = evaluation_plan(features.lengths, batch_size)
         found = self._predictor(self.batches(features, plan), len(plan), description)
         logits = np.stack(found.outputs)
         if self.task_type == "single_label":

@@ -117,7 +117,7 @@ class WordTagger:
         self, features: Features, batch_size: int, description: str | None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
         """What the model says of each word: float32 [N, L], and the losses if there are labels."""
-        plan = evaluation_plan(features.texts.input_ids.lengths, batch_size)
+        plan = evaluation_plan(features.lengths, batch_size)
         evaluator = self._evaluator if "label_ids" in features.ragged else self._predictor
         found = evaluator(self.batches(features, plan), len(plan), description)
         lengths = features.ragged["word_starts"].lengths
