@@ -25,10 +25,14 @@ UNKNOWN = "[UNK]"
 
 # `str.split()` splits at these control characters, the original drops them before it splits.
 _DROPPED_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")
+_CHUNKS = re.compile(r"(?:\S|[\x0b\x0c\x1c-\x1f\x85])+")
 _CAPITAL_SIGMA, _FINAL_SIGMA = "Σ", "ς"
 
 _CACHE_SIZE = 1 << 18  # entries; tens of MB at most, as long chunks and words are not kept
 _ID_SIZE = np.dtype(np.int32).itemsize
+
+# The ids of a text's pieces and the places that they begin and end at, as bytes of int32 arrays.
+_Places = tuple[bytes, bytes, bytes]
 
 
 class Vocabulary:
@@ -319,6 +323,40 @@ class _Chunks(dict[str, bytes]):
         return ids
 
 
+class _ChunkPlaces(dict[str, _Places]):
+    """Text between white space -> ids of its pieces, and where in it they are."""
+
+    def __init__(self, words: Words, word_pieces: _WordPieces, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self._words = words
+        self._word_pieces = word_pieces
+        self._unknown = vocabulary.unk_id
+        self._lengths = [len(piece) for piece in vocabulary.pieces]
+
+    def __missing__(self, chunk: str) -> _Places:
+        pieces = np.array(list(self._pieces(chunk)), np.int32).reshape(-1, 3)
+        ids, starts, ends = (column.tobytes() for column in pieces.T)
+        if len(chunk) <= MAX_WORD_LENGTH:
+            if len(self) >= _CACHE_SIZE:
+                self.clear()
+            self[chunk] = ids, starts, ends
+        return ids, starts, ends
+
+    def _pieces(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """(id, start, end) of each piece."""
+        ends = self._words.ends(text)
+        for word, sources in self._words.split_with_sources(text):
+            start = 0
+            for piece_id in _ids(self._word_pieces[word]).tolist():
+                if piece_id == self._unknown:
+                    length = len(word)
+                else:
+                    length = self._lengths[piece_id] - (len(CONTINUATION) if start else 0)
+                of_piece = sources[start : start + length]
+                yield piece_id, min(of_piece), max(ends[source] for source in of_piece)
+                start += length
+
+
 class FullTokenizer:
     """Text -> word pieces, equal to the original's FullTokenizer on every string.
 
@@ -343,6 +381,7 @@ class FullTokenizer:
         self._words = Words(do_lower_case)
         self._word_pieces = _WordPieces(self.vocabulary)
         self._chunks = _Chunks(self._words, self._word_pieces)
+        self._places = _ChunkPlaces(self._words, self._word_pieces, self.vocabulary)
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """The word pieces of a text."""
@@ -358,21 +397,25 @@ class FullTokenizer:
         within. [UNK] has its whole word. If one character gives several pieces (Hangul syllables
         are decomposed), each of them has the place of that character.
         """
-        text = _to_text(text)
-        ends = self._words.ends(text)
-        result: list[tuple[str, int, int]] = []
-        for word, sources in self._words.split_with_sources(text):
-            start = 0
-            for piece_id in _ids(self._word_pieces[word]):
-                piece = self.vocabulary.pieces[piece_id]
-                if piece_id == self.vocabulary.unk_id:
-                    length = len(word)
-                else:
-                    length = len(piece) - (len(CONTINUATION) if start else 0)
-                of_piece = sources[start : start + length]
-                result.append((piece, min(of_piece), max(ends[source] for source in of_piece)))
-                start += length
-        return result
+        pieces = self.vocabulary.pieces
+        ids, starts, ends = (array.tolist() for array in self.encode_with_offsets(text))
+        return list(zip((pieces[piece_id] for piece_id in ids), starts, ends, strict=True))
+
+    def encode_with_offsets(self, text: str | bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `tokenize_with_offsets`, for long texts.
+
+        Returns:
+          The pieces' ids, the characters that they start at, and those after their ends, int32
+          [num_pieces] each.
+        """
+        places, before = [], []
+        for chunk in _CHUNKS.finditer(_to_text(text)):
+            places.append(self._places[chunk.group()])
+            before.append(chunk.start())
+        ids, starts, ends = (_ids(b"".join(of[i] for of in places)) for i in range(3))
+        sizes = np.fromiter((len(of_chunk) for of_chunk, _, _ in places), np.int64, len(places))
+        moved = np.repeat(np.array(before, np.int32), sizes // _ID_SIZE)
+        return ids, starts + moved, ends + moved
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts at once.
