@@ -12,6 +12,7 @@ _MODULE_OF = {
     "BertConfig": "config",
     "BertModel": "modeling",
     "BertPretrainer": "heads",
+    "BertSpanLabeler": "heads",
     "BertTagger": "heads",
     "FullTokenizer": "tokenization",
     "GraphTokenizer": "graph_tokenization",

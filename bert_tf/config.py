@@ -315,6 +315,70 @@ class Tagging(SplitFiles, FineTuning):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionAnswering(FineTuning):
+    """The settings of ``bert-tf run_squad``."""
+
+    train_file: str | None = setting(None, "Questions to train on, JSON in the form of SQuAD.")
+    predict_file: str | None = setting(
+        None, "Questions to answer or to evaluate on, in the same form.", unimportant=True
+    )
+    max_seq_length: int = setting(
+        384, "Longest row in word pieces: question, part of the context, [CLS] and two [SEP]."
+    )
+    doc_stride: int = setting(
+        128, "A context that is too long is shown in parts that start so many pieces apart."
+    )
+    max_query_length: int = setting(64, "Pieces that are kept of a question.")
+    do_eval: bool = setting(
+        False,
+        "Whether to evaluate on predict_file: exact match and F1. do_predict does so too if all of "
+        "its questions have answers.",
+        unimportant=True,
+    )
+    do_predict: bool = setting(
+        False, "Whether to answer the questions of predict_file.", unimportant=True
+    )
+    predict_batch_size: int = setting(8, "Rows in a prediction batch.", unimportant=True)
+    n_best_size: int = setting(
+        20,
+        "Answers in nbest_predictions.json, and starts and ends that they are made of.",
+        unimportant=True,
+    )
+    max_answer_length: int = setting(30, "Longest answer in pieces.", unimportant=True)
+    version_2_with_negative: bool = setting(
+        False, "Whether there are questions without an answer, as in SQuAD 2.0."
+    )
+    null_score_diff_threshold: float | None = setting(
+        None,
+        "No answer is given if its score is so much above the best answer's; by default the "
+        "threshold with the best F1 on predict_file, which is stored with the model (the original: "
+        "0.0).",
+        unimportant=True,
+    )
+    answer_text: str = setting(
+        "offsets",
+        "offsets: an answer is the characters from its first to its last piece; realigned: as the "
+        "original finds them without offsets (get_final_text).",
+        choices=("offsets", "realigned"),
+        unimportant=True,
+    )
+    verbose_logging: bool = setting(
+        False, "Name every question that a warning counts, not the first few.", unimportant=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least_1("doc_stride", "max_query_length", "n_best_size", "max_answer_length")
+        for job, name in (
+            ("do_train", "train_file"),
+            ("do_eval", "predict_file"),
+            ("do_predict", "predict_file"),
+        ):
+            if getattr(self, job) and not getattr(self, name):
+                raise InputError(f"--{name} is missing: --{job} needs questions, give their file")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Masking:
     """What is masked, as the two pretraining commands take it."""
 
@@ -573,12 +637,14 @@ class Prediction(ModelFiles):
     )
     task: str | None = setting(
         None,
-        "classification: labels; tagging: words with tags, and entities; fill_mask: the likeliest "
-        "pieces for each [MASK], and for a pair how likely the second text follows the first. By "
-        "default what the run trained.",
-        choices=("classification", "tagging", "fill_mask"),
+        "classification: labels; tagging: words with tags, and entities; question_answering: "
+        "answers to questions about contexts; fill_mask: the likeliest pieces for each [MASK], and "
+        "for a pair how likely the second text follows the first. By default what the run trained.",
+        choices=("classification", "tagging", "question_answering", "fill_mask"),
     )
-    top_k: int | None = setting(None, "fill_mask: pieces for each [MASK]; 5 by default.")
+    top_k: int | None = setting(
+        None, "fill_mask: pieces for each [MASK]; question_answering: answers; 5 by default."
+    )
     input_file: str | None = setting(None, "A file with one text per line.")
     batch_size: int = setting(32, "Texts that go through the model at once.")
 

@@ -264,6 +264,75 @@ class BertClassifier(keras.Model):
         return cls(**{**config, "config": BertConfig.from_dict(config["config"])})
 
 
+class SpanHead(keras.layers.Layer):
+    """The scope ``cls`` of run_squad.py: logits of being an answer's first and last piece."""
+
+    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="cls", **kwargs)
+        self.config = config
+        self.squad = Linear(2, config, "squad", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the linear layer."""
+        self.squad.build()
+
+    def call(self, sequence_output: tf.Tensor) -> tf.Tensor:
+        """Float [B, S, H] -> float32 [B, S, 2]."""
+        flat = tf.reshape(sequence_output, [-1, self.config.hidden_size])  # [B * S, H]
+        shape = tf.concat([tf.shape(sequence_output)[:2], [2]], axis=0)
+        return tf.reshape(self.squad(flat), shape)  # [B, S, 2]
+
+
+@package
+class BertSpanLabeler(keras.Model):
+    """BERT with a linear layer on every piece: is it the first, or the last, of the answer?
+
+    Args:
+        config: as for BertModel.
+        seed: as for BertModel.
+    """
+
+    def __init__(self, config: BertConfig, *, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.dropout_seeds = keras.random.SeedGenerator(seed)
+        self.bert = BertModel(config, seed=seed, dtype=self.dtype_policy)
+        self.cls = SpanHead(config, dtype=self.dtype_policy)
+        self.cls.build()
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to create; tells Keras so."""
+
+    def call(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Runs encoder and head.
+
+        Args:
+            inputs: those of BertModel.
+            training: whether dropout is on.
+            dropout_seed: as for BertModel.
+
+        Returns:
+            Logits, float32 [B, S, 2], of being the first and the last piece of the answer.
+        """
+        seed = next_dropout_seed(self, training, dropout_seed)
+        return self.cls(self.bert(inputs, training=training, dropout_seed=seed)["sequence_output"])
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as Keras saves them."""
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BertSpanLabeler":
+        """Inverse of ``get_config``."""
+        return cls(**{**config, "config": BertConfig.from_dict(config["config"])})
+
+
 @package
 class BertTagger(keras.Model):
     """BERT with a linear layer on the first piece of each word.

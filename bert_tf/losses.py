@@ -4,7 +4,7 @@ A loss is kept as (total, weight) so that the training step can divide by the we
 *global* batch, whatever number of replicas or micro-batches it came in. The weight depends on the
 targets alone: it is known before the model runs.
 
-Axes: B = batch_size, P = max_predictions_per_seq, V = vocab_size, L = num_labels,
+Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, V = vocab_size, L = num_labels,
 W = words of a row.
 """
 
@@ -127,6 +127,28 @@ def crf_loss(
     """
     likelihood = crf.log_likelihood(logits, labels, lengths, chain)
     return LossTerm(-tf.reduce_sum(likelihood), words_weight(lengths))
+
+
+def span_loss(
+    logits: tf.Tensor, start_positions: tf.Tensor, end_positions: tf.Tensor, mask: tf.Tensor
+) -> LossTerm:
+    """Mean negative log-likelihood of each row's first and last piece of the answer.
+
+    Half of each, as in model_fn_builder of run_squad.py; there, padding is among the pieces that
+    may be chosen. Here it is not, so that the loss does not depend on how a batch is padded.
+
+    Args:
+        logits: float32 [B, S, 2], of being the first and the last piece.
+        start_positions: int32 [B].
+        end_positions: int32 [B].
+        mask: int32 [B, S], 0 for padding.
+    """
+    logits = tf.where(mask[:, :, tf.newaxis] > 0, tf.cast(logits, tf.float32), -1e9)
+    nll = [
+        tf.nn.sparse_softmax_cross_entropy_with_logits(positions, logits[:, :, side])
+        for side, positions in enumerate((start_positions, end_positions))
+    ]
+    return LossTerm(tf.reduce_sum(tf.add_n(nll)) / 2.0, examples_weight(start_positions))
 
 
 def words_weight(lengths: tf.Tensor) -> tf.Tensor:

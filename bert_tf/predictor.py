@@ -10,10 +10,12 @@ from bert_tf import run_folder
 from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError, did_you_mean
 from bert_tf.tasks import (
+    answer_predictor,
     classification,
     fill_mask,
     label_predictor,
     pretraining,
+    question_answering,
     tag_predictor,
     tagging,
 )
@@ -35,6 +37,7 @@ class Task(NamedTuple):
 TASKS = {
     "classification": Task(classification.COMMAND, label_predictor.load),
     "tagging": Task(tagging.COMMAND, tag_predictor.load),
+    "question_answering": Task(question_answering.COMMAND, answer_predictor.load),
     "fill_mask": Task(pretraining.COMMAND, fill_mask.load),
 }
 
@@ -68,9 +71,10 @@ class Predictor:
             model_dir: the ``output_dir`` of a finished training run. For fill_mask also the folder
                 of a released checkpoint, or a ModelFiles that names each file.
             batch_size: texts that go through the model at once.
-            task: ``classification``, ``tagging`` or ``fill_mask``; by default what the run
-                trained.
-            options: of fill_mask: ``top_k`` (5), pieces that are named for each mask, and
+            task: ``classification``, ``tagging``, ``question_answering`` or ``fill_mask``; by
+                default what the run trained.
+            options: of question_answering: ``top_k`` (5), answers that are named; of fill_mask:
+                ``top_k`` (5), pieces that are named for each mask, and
                 ``do_lower_case``, by default as the run or the folder's name says.
 
         Raises:
@@ -111,8 +115,8 @@ class Predictor:
 
         Args:
             texts: one str each, or (str, str) for pairs; classification takes what the model was
-                trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find, and
-                tagging a str or a list of words.
+                trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find,
+                tagging a str or a list of words, and question_answering (question, context).
             name_of: what a message calls a text, given its number from 0.
 
         Returns:
@@ -126,6 +130,10 @@ class Predictor:
             for tagging ``words``, each with its ``word``, ``start`` and ``end`` in the text,
             ``tag`` and ``score``, and, if the tags are entities', ``entities``, each with its
             ``type``, ``text``, ``start``, ``end`` and ``score``;
+
+            for question_answering, instead of ``text`` and ``text_b``, ``question`` and
+            ``context``, ``answer`` with its ``score``, ``start`` and ``end`` in the context, the
+            best ``answers``, the same of each, and, if there may be none, ``null_odds``;
 
             for fill_mask ``masks``: for each [MASK] its ``position`` in the text (of a pair, with
             ``in``, the key of that text) and the likeliest ``predictions``, each a ``piece`` and

@@ -28,6 +28,10 @@ EVAL_RESULTS = "eval_results.json"
 EVAL_RESULTS_TEXT = "eval_results.txt"
 TEST_RESULTS = "test_results.tsv"
 TRAIN_LOG = "train_log.jsonl"
+PREDICTIONS = "predictions.json"
+NBEST_PREDICTIONS = "nbest_predictions.json"
+NULL_ODDS = "null_odds.json"
+NULL_THRESHOLD = "null_threshold.json"
 LOCK = ".lock"
 # What a run may write; --overwrite removes these and nothing else.
 RUN_FILES = (
@@ -42,6 +46,10 @@ RUN_FILES = (
     "test_results*.tsv",
     "dev_predictions.*",
     "test_predictions.*",
+    PREDICTIONS,
+    NBEST_PREDICTIONS,
+    NULL_ODDS,
+    NULL_THRESHOLD,
     TRAIN_LOG,
     "events.out.tfevents.*",
     "seed_*",

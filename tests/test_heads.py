@@ -10,7 +10,7 @@ import tensorflow as tf
 from bert_tf import crf, heads
 from bert_tf.checkpoint import load_checkpoint, variables_by_name
 from bert_tf.errors import InputError
-from bert_tf.heads import BertClassifier, BertPretrainer, BertTagger
+from bert_tf.heads import BertClassifier, BertPretrainer, BertSpanLabeler, BertTagger
 from bert_tf.losses import masked_lm_loss, single_label_loss
 from bert_tf.optimization import create_optimizer
 
@@ -314,3 +314,21 @@ def test_dropout_reaches_the_taggers_words(tiny_config, make_inputs):
     dropped = model(inputs, training=True, dropout_seed=seed)
     assert np.abs(dropped - model(inputs)).max() > 1e-3
     np.testing.assert_array_equal(dropped, model(inputs, training=True, dropout_seed=seed))
+
+
+def test_the_span_labelers_head_is_that_of_run_squad(tiny_config, make_inputs, tmp_path):
+    model = BertSpanLabeler(tiny_config)
+    own = {name for name in variables_by_name(model) if not name.startswith("bert/")}
+    assert own == {"cls/squad/output_weights", "cls/squad/output_bias"}
+    model.cls.squad.output_bias.assign([0.25, -2.0])
+    inputs = make_inputs(tiny_config)
+    encoded = model.bert(inputs)["sequence_output"].numpy().astype(np.float64)
+    expected = encoded @ model.cls.squad.output_weights.numpy().T + [0.25, -2.0]
+    np.testing.assert_allclose(model(inputs), expected, rtol=1e-5, atol=1e-5)
+
+    mixed = BertSpanLabeler(tiny_config, dtype="mixed_bfloat16")
+    assert mixed(inputs).dtype == tf.float32
+    mixed.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is BertSpanLabeler
+    np.testing.assert_array_equal(loaded(inputs), mixed(inputs))

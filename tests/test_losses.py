@@ -100,3 +100,21 @@ def test_losses_of_bfloat16_logits_are_float32():
     term = losses.single_label_loss(logits, tf.constant([1]))
     assert term.total.dtype == tf.float32
     np.testing.assert_allclose(value(term), -log_softmax([[1, 2, 4]])[0, 1], rtol=1e-6)
+
+
+def test_span_loss_is_half_of_both_sides_and_does_not_see_padding():
+    rng = np.random.default_rng(8)
+    logits = rng.normal(size=(3, 6, 2)).astype(np.float32) * 3
+    lengths = [6, 4, 1]
+    mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int32)
+    starts, ends = np.array([2, 0, 0], np.int32), np.array([5, 3, 0], np.int32)
+    expected = 0.0
+    for row, length in enumerate(lengths):
+        for side, position in enumerate((starts[row], ends[row])):
+            expected -= log_softmax(logits[row, :length, side])[position] / 2 / 3
+    term = losses.span_loss(logits, starts, ends, mask)
+    np.testing.assert_allclose(value(term), expected, rtol=1e-6)
+    assert float(term.weight) == 3.0
+    longer = np.concatenate([logits, np.full((3, 2, 2), 50.0, np.float32)], axis=1)
+    padded = losses.span_loss(longer, starts, ends, np.pad(mask, ((0, 0), (0, 2))))
+    np.testing.assert_allclose(value(padded), expected, rtol=1e-6)

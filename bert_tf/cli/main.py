@@ -13,6 +13,7 @@ COMMANDS = {
     "run_pretraining": "Train masked-LM and next-sentence heads on such records.",
     "run_classifier": "Fine-tune, evaluate and predict: GLUE, or your own files.",
     "run_tagger": "Tag words: entities, parts of speech, chunks; with a CRF on request.",
+    "run_squad": "Answer questions about texts: SQuAD 1.1 and 2.0, or your own.",
     "predict": "Label texts, or fill their [MASK], one JSON object per line.",
     "plot_training": "Draw the curves of training runs.",
     "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",

@@ -124,7 +124,7 @@ class Task(abc.ABC):
         """Evaluates and predicts as the settings ask for, and writes ``result_files``.
 
         Returns:
-            ``eval_`` values by name; none without ``do_eval``.
+            Values by name, such as ``eval_loss``; none if there is nothing to evaluate.
         """
 
 
@@ -250,7 +250,7 @@ def _use(
 ) -> dict[str, float]:
     """Evaluates and predicts with a trained model, and writes what comes out."""
     results = task.use(learner, folder)
-    if task.settings.do_eval:
+    if results:
         if global_step is not None:
             results["global_step"] = global_step
         run_folder.write_json(folder / run_folder.EVAL_RESULTS, results)

@@ -63,7 +63,9 @@ class Questions:
     questions: list[Question]
 
 
-def read_questions(path: str | pathlib.Path, *, for_training: bool) -> Questions:
+def read_questions(
+    path: str | pathlib.Path, *, for_training: bool, verbose: bool = False
+) -> Questions:
     """Reads a file.
 
     Answers that are not where the file says are known to occur: they are taken from the place
@@ -73,6 +75,7 @@ def read_questions(path: str | pathlib.Path, *, for_training: bool) -> Questions
     Args:
         path: the file.
         for_training: whether each question must have exactly one answer, or be impossible.
+        verbose: whether a warning names all questions that it counts, not the first few.
 
     Raises:
         InputError: naming the file and the place in it of what is wrong.
@@ -108,7 +111,8 @@ def read_questions(path: str | pathlib.Path, *, for_training: bool) -> Questions
         (lost, "answers are nowhere in their context" + "; left out" * for_training),
     ):
         if ids:
-            log.warning("warning: %s: %d %s: %s", path, len(ids), what, listed(ids))
+            named = listed(ids, most=len(ids)) if verbose else listed(ids)
+            log.warning("warning: %s: %d %s: %s", path, len(ids), what, named)
     return Questions(path, contexts, questions)
 
 

@@ -1,0 +1,233 @@
+"""Takes a run_squad run's settings, returns a trained and evaluated model; next: predictor."""
+
+import dataclasses
+import functools
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_tf import run_folder
+from bert_tf.answer_metrics import answer_metrics, best_thresholds
+from bert_tf.answer_spans import Answer, Span, best_answer, chosen_answer, null_odds, probabilities
+from bert_tf.checkpoint import load_checkpoint
+from bert_tf.config import QuestionAnswering
+from bert_tf.errors import InputError, listed
+from bert_tf.tasks import fine_tuning
+from bert_tf.tasks.answer_finder import AnswerFinder, Asked
+from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.squad_data import Question, Questions, read_questions
+
+COMMAND = "run_squad"
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: QuestionAnswering) -> dict[str, float]:
+    """Trains, evaluates and predicts; see ``fine_tuning.run``."""
+    return fine_tuning.run(settings, COMMAND, _prepare)
+
+
+def load(folder: pathlib.Path) -> AnswerFinder:
+    """The answer finder of a trained run's folder, with the threshold that was found for it."""
+    settings, config, tokenizer = read_trained(folder, COMMAND, QuestionAnswering)
+    settings = dataclasses.replace(settings, null_score_diff_threshold=_threshold(settings, folder))
+    finder = AnswerFinder(settings, config, tokenizer)
+    load_checkpoint(finder.model, folder / run_folder.CHECKPOINT)
+    return finder
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared(fine_tuning.Task):
+    """Everything a run reads, read and checked."""
+
+    command = COMMAND
+    new_variables = ("cls/*",)
+
+    train: Questions | None
+    predicted: Questions | None
+
+    @property
+    def train_file(self) -> pathlib.Path | None:
+        return None if self.train is None else self.train.path
+
+    @property
+    def result_files(self) -> tuple[str, ...]:
+        if self.predicted is None:
+            return ()
+        names = [run_folder.PREDICTIONS, run_folder.NBEST_PREDICTIONS]
+        if self.settings.version_2_with_negative:
+            names.append(run_folder.NULL_ODDS)
+            if _is_answered(self.predicted):
+                names.append(run_folder.NULL_THRESHOLD)
+        return tuple(names)
+
+    @property
+    def deciding(self) -> str:
+        return "f1"
+
+    def learner(self) -> AnswerFinder:
+        return AnswerFinder(self.settings, self.config, self.tokenizer)
+
+    def lesson(self, learner: AnswerFinder) -> fine_tuning.Lesson:
+        assert self.train is not None
+        asked = _ask(learner, self.train)
+        spans = _spans(asked, self.train)
+        without = [
+            question.id
+            for question, span in zip(self.train.questions, spans, strict=True)
+            if span is None and question.answers
+        ]
+        if without:
+            log.warning(
+                "warning: %s: %d answers have no word pieces, and are taken as none: %s",
+                self.train.path, len(without), listed(without),
+            )  # fmt: skip
+        features = learner.features(asked, spans)
+        without_answer = np.mean(features.labels["end_positions"] == 0)
+        return fine_tuning.Lesson(
+            features.lengths,
+            len(spans),
+            functools.partial(learner.batches, features),
+            f"{len(features)} rows, median length {np.median(features.lengths):.0f}, "
+            f"{without_answer:.1%} of them without the answer; {asked.rows.num_truncated} "
+            f"questions cut to {self.settings.max_query_length} pieces",
+        )
+
+    def write_files(self, folder: pathlib.Path) -> None:
+        """There is nothing beside the model."""
+
+    def use(self, learner: AnswerFinder, folder: pathlib.Path) -> dict[str, float]:
+        if self.predicted is None:
+            return {}
+        settings, questions = self.settings, self.predicted
+        is_evaluated = _is_answered(questions)
+        asked = _ask(learner, questions)
+        features = learner.features(asked, _spans(asked, questions) if is_evaluated else None)
+        batch_size = (
+            settings.predict_batch_size if settings.do_predict else settings.eval_batch_size
+        )
+        logits, losses = learner.logits(features, batch_size, "answering")
+        answers = list(learner.answers(asked, logits))
+        right = [[answer.text for answer in question.answers] for question in questions.questions]
+        results = {f"eval_{name}": value for name, value in losses.items()}
+        ids = [question.id for question in questions.questions]
+
+        threshold = None
+        if settings.version_2_with_negative:
+            odds = [null_odds(of_question) for of_question in answers]
+            _write(folder, run_folder.NULL_ODDS, dict(zip(ids, odds, strict=True)))
+            if is_evaluated:
+                best = [best_answer(of_question).text for of_question in answers]
+                thresholds = best_thresholds(best, odds, right)
+                for name, found in thresholds.items():
+                    results[f"best_{name}"] = found.score
+                    results[f"best_{name}_thresh"] = found.value
+                stored = {"null_score_diff_threshold": thresholds["f1"].value}
+                _write(folder, run_folder.NULL_THRESHOLD, stored)
+            threshold = _threshold(settings, folder)
+        chosen = [chosen_answer(of_question, threshold).text for of_question in answers]
+        _write(folder, run_folder.PREDICTIONS, dict(zip(ids, chosen, strict=True)))
+        _write(
+            folder,
+            run_folder.NBEST_PREDICTIONS,
+            {
+                number: _described(asked, question, of_question)
+                for question, (number, of_question) in enumerate(zip(ids, answers, strict=True))
+            },
+        )
+        if is_evaluated:
+            with_null = settings.version_2_with_negative
+            results |= answer_metrics(chosen, right, with_null=with_null)
+        return results
+
+
+def _described(asked: Asked, question: int, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """What nbest_predictions.json holds of a question, with the places in characters."""
+    described = []
+    for answer, probability in zip(answers, probabilities(answers), strict=True):
+        values: dict[str, Any] = {
+            "text": answer.text,
+            "probability": probability,
+            "start_logit": answer.start_logit,
+            "end_logit": answer.end_logit,
+        }
+        if answer.span is not None:
+            values["start"], values["end"] = asked.context_of(question).place(answer.span)
+        described.append(values)
+    return described
+
+
+def _prepare(settings: QuestionAnswering, trained: pathlib.Path | None) -> _Prepared:
+    config, tokenizer = read_model(settings)
+    train = predicted = None
+    if settings.do_train:
+        train = _read(settings, settings.train_file, for_training=True)
+    if settings.do_eval or settings.do_predict:
+        predicted = _read(settings, settings.predict_file, for_training=False)
+        unanswered = [question.id for question in predicted.questions if not _is_known(question)]
+        if unanswered and settings.do_eval:
+            raise InputError(
+                f"{predicted.path}: nothing to evaluate by: {len(unanswered)} questions have no "
+                f"answers: {listed(unanswered)}; give --do_predict instead of --do_eval"
+            )
+    return _Prepared(
+        settings=settings, config=config, tokenizer=tokenizer, train=train, predicted=predicted
+    )
+
+
+def _read(settings: QuestionAnswering, path: str | None, *, for_training: bool) -> Questions:
+    questions = read_questions(
+        path or "", for_training=for_training, verbose=settings.verbose_logging
+    )
+    impossible = [question.id for question in questions.questions if question.is_impossible]
+    if impossible and not settings.version_2_with_negative:
+        raise InputError(
+            f"{questions.path}: {len(impossible)} questions have no answer (is_impossible): "
+            f"{listed(impossible)}; give --version_2_with_negative"
+        )
+    return questions
+
+
+def _is_known(question: Question) -> bool:
+    """Whether it is known what is right."""
+    return bool(question.answers) or question.is_impossible
+
+
+def _is_answered(questions: Questions) -> bool:
+    return all(map(_is_known, questions.questions))
+
+
+def _ask(finder: AnswerFinder, questions: Questions) -> Asked:
+    return finder.ask(
+        [question.text for question in questions.questions],
+        questions.contexts,
+        [question.context for question in questions.questions],
+    )
+
+
+def _spans(asked: Asked, questions: Questions) -> list[Span | None]:
+    """The pieces of each question's answer, of several the first."""
+    return [
+        asked.context_of(number).span(answer.start, answer.start + len(answer.text))
+        if question.answers and (answer := question.answers[0])
+        else None
+        for number, question in enumerate(questions.questions)
+    ]
+
+
+def _threshold(settings: QuestionAnswering, folder: pathlib.Path) -> float:
+    """What is asked for, or else what was found for the folder's model, or else the original's."""
+    if settings.null_score_diff_threshold is not None:
+        return settings.null_score_diff_threshold
+    path = folder / run_folder.NULL_THRESHOLD
+    if not path.exists():
+        return 0.0
+    return float(json.loads(path.read_text())["null_score_diff_threshold"])
+
+
+def _write(folder: pathlib.Path, name: str, values: dict[str, Any]) -> None:
+    run_folder.write_text(folder / name, json.dumps(values, indent=4) + "\n")
