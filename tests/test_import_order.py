@@ -41,6 +41,7 @@ ORDER = (
     "tag_schemes",
     "tagged_text",
     "word_windows",
+    "long_text",
     "context_windows",
     "answer_spans",
     "answer_text",
