@@ -57,6 +57,8 @@ ORDER = (
     "checkpoint",
     "metrics",
     "answer_metrics",
+    "calibration",
+    "evaluation_plots",
     "distribution",
     "termination",
     "training",
