@@ -50,7 +50,7 @@ class PackedTexts:
 
 
 def truncated_lengths(
-    lengths_a: np.ndarray, lengths_b: np.ndarray, budget: int
+    lengths_a: np.ndarray, lengths_b: np.ndarray, budget: int | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the original's ``_truncate_seq_pair`` leaves of each pair, in closed form.
 
@@ -60,7 +60,7 @@ def truncated_lengths(
     Args:
         lengths_a: int64 [num_pairs].
         lengths_b: int64 [num_pairs].
-        budget: pieces that both may have together.
+        budget: pieces that both may have together; int64 [num_pairs] where pairs differ.
 
     Returns:
         The two lengths after truncation, int64 [num_pairs] each.
@@ -71,7 +71,12 @@ def truncated_lengths(
 
 
 def pack_texts(
-    text_a: RaggedIds, text_b: RaggedIds | None, max_seq_length: int, cls_id: int, sep_id: int
+    text_a: RaggedIds,
+    text_b: RaggedIds | None,
+    max_seq_length: int,
+    cls_id: int,
+    sep_id: int,
+    is_pair: np.ndarray | None = None,
 ) -> PackedTexts:
     """Packs whole data sets at once.
 
@@ -81,24 +86,24 @@ def pack_texts(
         max_seq_length: longest row, special pieces included.
         cls_id: id of ``[CLS]``.
         sep_id: id of ``[SEP]``.
+        is_pair: bool [num_examples], which examples are pairs, where not all with ``text_b`` are;
+            the second text of the others must be empty.
 
     Raises:
         InputError: if ``max_seq_length`` leaves no room for text.
     """
-    special = 2 if text_b is None else 3
-    budget = max_seq_length - special
-    if budget < special - 1:
-        raise InputError(
-            f"max_seq_length {max_seq_length} is too small: {special} positions are taken by [CLS] "
-            f"and [SEP], so it must be at least {2 * special - 1}"
-        )
     lengths_a = text_a.lengths
-    if text_b is None:
-        lengths_b = np.zeros_like(lengths_a)
-        kept_a, kept_b = np.minimum(lengths_a, budget), lengths_b
-    else:
-        lengths_b = text_b.lengths
-        kept_a, kept_b = truncated_lengths(lengths_a, lengths_b, budget)
+    lengths_b = np.zeros_like(lengths_a) if text_b is None else text_b.lengths
+    if is_pair is None:
+        is_pair = np.full(len(lengths_a), text_b is not None)
+    special = np.where(is_pair, 3, 2)
+    most = int(special.max(initial=2))
+    if max_seq_length < 2 * most - 1:
+        raise InputError(
+            f"max_seq_length {max_seq_length} is too small: {most} positions are taken by [CLS] "
+            f"and [SEP], so it must be at least {2 * most - 1}"
+        )
+    kept_a, kept_b = truncated_lengths(lengths_a, lengths_b, max_seq_length - special)
     row_lengths = kept_a + kept_b + special
     row_splits = np.concatenate([[0], np.cumsum(row_lengths)]).astype(np.int64)
     starts = row_splits[:-1]
@@ -109,7 +114,7 @@ def pack_texts(
     values[starts + 1 + kept_a] = sep_id
     if text_b is not None:
         _copy_rows(values, starts + 2 + kept_a, text_b, kept_b)
-        values[row_splits[1:] - 1] = sep_id
+    values[row_splits[1:] - 1] = sep_id  # of a single text, the one that it has already
     num_truncated = int(np.count_nonzero(kept_a + kept_b < lengths_a + lengths_b))
     return PackedTexts(RaggedIds(values, row_splits), kept_a + 2, num_truncated)
 

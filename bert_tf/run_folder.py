@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -18,6 +17,7 @@ import yaml
 
 from bert_tf.config import lower_case_of
 from bert_tf.errors import InputError
+from bert_tf.output_file import whole_file
 
 RUN_CONFIG = "run_config.yaml"
 BERT_CONFIG = "bert_config.json"
@@ -222,18 +222,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
         InputError: if it cannot be written; what was there before is still there.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write it: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

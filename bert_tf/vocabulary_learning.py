@@ -18,7 +18,6 @@ import collections
 import dataclasses
 import logging
 import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ import tqdm
 
 from bert_tf import run_folder, text_files
 from bert_tf.errors import InputError
+from bert_tf.output_file import check_output
 from bert_tf.tokenization import (
     CONTINUATION,
     MAX_WORD_LENGTH,
@@ -106,7 +106,7 @@ def build_vocabulary(
     """
     paths = text_files.find_files(input_file, "--input_file")
     path = pathlib.Path(output_file)
-    _check_output(path, paths, overwrite)
+    check_output(path, paths, overwrite=overwrite, example="vocab.txt")
     special = special_pieces(num_unused_tokens)
     word_counts = count_words(paths, do_lower_case)
     if not word_counts:
@@ -459,19 +459,3 @@ def _most_frequent_first(item: tuple[str, int]) -> tuple[int, str]:
 def _continues_words(character: str, do_lower_case: bool) -> bool:
     """Whether a character can follow another in a word, which punctuation, for one, cannot."""
     return len(Words(do_lower_case).split("a" + character)) == 1
-
-
-def _check_output(path: pathlib.Path, inputs: Sequence[pathlib.Path], overwrite: bool) -> None:
-    if path.is_dir():
-        raise InputError(f"--output_file {path}: a folder; give a file, as in {path}/vocab.txt")
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"--output_file {path}: is there already; give another name, or --overwrite"
-        )
-    if path.resolve() in {other.resolve() for other in inputs}:
-        raise InputError(f"--output_file {path}: one of the --input_file; give another name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the work
-    except OSError as error:
-        raise InputError(f"--output_file {path}: cannot write it: {error.strerror}") from error

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(bert_tf.__file__).parent
 ORDER = (
     "errors",
     "config",
+    "output_file",
     "run_folder",
     "code_points",
     "tokenization",

@@ -1,0 +1,62 @@
+"""Takes the name of a file to write, returns it written, whole or not at all; next: run_folder."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+
+from bert_tf.errors import InputError
+
+
+def check_output(
+    path: pathlib.Path, inputs: Iterable[pathlib.Path], *, overwrite: bool, example: str
+) -> None:
+    """Checks that an ``--output_file`` can be written, and makes its folder if there is none.
+
+    Args:
+        path: the file.
+        inputs: the files that the command reads.
+        overwrite: whether to replace a file that is there.
+        example: what such a file may be called.
+
+    Raises:
+        InputError: if it is a folder, is there already, is one of the inputs, or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"--output_file {path}: a folder; give a file, as in {path}/{example}")
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"--output_file {path}: is there already; give another name, or --overwrite"
+        )
+    if path.resolve() in {other.resolve() for other in inputs}:
+        raise InputError(f"--output_file {path}: one of the --input_file; give another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the work
+    except OSError as error:
+        raise InputError(f"--output_file {path}: cannot write it: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a file its name when all of it is written.
+
+    Yields:
+        A name in the same folder, to write it under.
+
+    Raises:
+        InputError: if it cannot be written; what was there before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write it: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
