@@ -32,6 +32,9 @@ PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
 NULL_ODDS = "null_odds.json"
 NULL_THRESHOLD = "null_threshold.json"
+EVAL_ERRORS = "eval_errors.jsonl"
+CONFUSION_MATRIX = "confusion_matrix.png"
+CALIBRATION = "calibration.png"
 LOCK = ".lock"
 # What a run may write; --overwrite removes these and nothing else.
 RUN_FILES = (
@@ -50,6 +53,9 @@ RUN_FILES = (
     NBEST_PREDICTIONS,
     NULL_ODDS,
     NULL_THRESHOLD,
+    "eval_errors*.jsonl",
+    "confusion_matrix*.png",
+    "calibration*.png",
     TRAIN_LOG,
     "events.out.tfevents.*",
     "seed_*",
@@ -222,8 +228,19 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
         InputError: if it cannot be written; what was there before is still there.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """As ``write_text``."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def of_part(name: str, part: str) -> str:
+    """The name of a file about one of several test or dev sets: ``test_results_mm.tsv``."""
+    path = pathlib.Path(name)
+    return f"{path.stem}_{part}{path.suffix}" if part else name
 
 
 @contextlib.contextmanager

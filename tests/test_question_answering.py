@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from bert_tf import Predictor
-from bert_tf.answer_metrics import answer_metrics
+from bert_tf.answer_metrics import answer_metrics, answer_scores
 from bert_tf.answer_spans import Span
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.cli.main import main
 from bert_tf.config import ModelFiles, QuestionAnswering
 from bert_tf.errors import InputError
-from bert_tf.tasks.answer_finder import AnswerFinder
+from bert_tf.tasks.answer_finder import AnswerFinder, question_losses
 from bert_tf.tokenization import FullTokenizer
 
 GOOD = ["Good", "GREAT", "best", "love", "happy", "beautiful", "fine"]
@@ -104,6 +104,36 @@ def test_the_run_learns_and_its_figures_are_those_of_its_predictions(trained):
         assert results["best_f1"] == pytest.approx(results["f1"])
         for key, answer in predictions.items():
             assert (answer == "") == (odds[key] > threshold)
+
+
+def test_the_worst_errors_are_the_questions_that_are_not_answered_exactly(trained):
+    folder, _, questions, with_null = trained
+    predictions = json.loads((folder / "predictions.json").read_text())
+    lines = (folder / "eval_errors.jsonl").read_text().splitlines()
+    written = [json.loads(line) for line in lines]
+    wrong = {
+        key
+        for key, (_, qa) in questions.items()
+        if not answer_scores(
+            predictions[key], [a["text"] for a in qa["answers"]], with_null=with_null
+        ).exact
+    }
+    assert {error["id"] for error in written} == wrong
+    for error in written:
+        assert error["predicted"] == predictions[error["id"]]
+    losses = [error["loss"] for error in written]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_losses_of_questions_are_means_over_their_rows(finder):
+    context = "the good film of the war and the story in the house of the good man"
+    asked = finder.ask(["a good film of war ?", "the"], [context], [0, 0])
+    features = finder.features(asked, [Span(8, 9), None])
+    logits, losses = finder.logits(features, batch_size=3)
+    found = question_losses(features, logits)
+    num_rows = np.diff(asked.rows.windows.row_splits)
+    assert num_rows[0] != num_rows[1]
+    assert (found * num_rows).sum() / num_rows.sum() == pytest.approx(losses["loss"], rel=1e-5)
 
 
 def test_the_n_best_have_places_and_probabilities(trained):

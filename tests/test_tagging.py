@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 
 import numpy as np
@@ -148,6 +149,26 @@ def test_the_run_learns_and_its_figures_are_those_of_its_predictions(trained, da
     )
 
 
+def test_the_worst_errors_are_the_sentences_with_wrong_tags(trained):
+    folder, _ = trained
+    rows = [
+        [row for row in block if row[0] != "-DOCSTART-"]
+        for block in read_columns(folder / "dev_predictions.txt")
+    ]
+    wrong = [
+        [[row[column] for row in block] for column in (0, 2, 3)]
+        for block in rows
+        if any(row[2] != row[3] for row in block)
+    ]
+    written = [json.loads(line) for line in read_lines(folder / "eval_errors.jsonl")]
+    keys = ("words", "tags", "predicted")
+    assert sorted([error[key] for key in keys] for error in written) == sorted(wrong)
+    losses = [error["loss"] for error in written]
+    assert losses == sorted(losses, reverse=True)
+    assert min(losses, default=1.0) > 0
+    assert (folder / "confusion_matrix.png").stat().st_size > 1000
+
+
 def test_no_word_is_lost(trained):
     folder, _ = trained
     long = read_columns(folder / "dev_predictions.txt")[-1]
@@ -280,6 +301,32 @@ def test_labels_never_break_the_tag_scheme(make_tagger):
         for sentence in tags:
             for previous, tag in zip(["O", *sentence], sentence, strict=False):
                 assert not (tag == "I-X" and previous == "O")
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_losses_of_sentences_equal_enumeration(make_tagger, crf):
+    tagger = make_tagger(crf=crf)
+    if crf:
+        for part in tagger.model.crf.parts.values():
+            part.assign(np.random.default_rng(1).normal(size=part.shape))
+    logits = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
+    words, label_ids = [["good"] * 2, ["bad"] * 4], np.array([0, 1, 0, 1, 2, 0], np.int32)
+    start, transitions, end = (part.numpy() for part in tagger.model.chain())
+
+    def score(of_words, labels):
+        inner = sum(transitions[a, b] for a, b in itertools.pairwise(labels))
+        emitted = sum(row[label] for row, label in zip(of_words, labels, strict=True))
+        return start[labels[0]] + emitted + inner + end[labels[-1]]
+
+    expected = []
+    for first, last in ((0, 2), (2, 6)):
+        of_words = logits[first:last].astype(np.float64)
+        scores = [score(of_words, s) for s in itertools.product(range(3), repeat=last - first)]
+        right = score(of_words, label_ids[first:last])
+        expected.append(np.log(np.sum(np.exp(scores))) - right)
+    np.testing.assert_allclose(
+        tagger.sentence_losses(logits, words, label_ids), expected, rtol=1e-5
+    )
 
 
 def test_words_around_a_sentence_change_what_it_says_only_with_doc_context(make_tagger):

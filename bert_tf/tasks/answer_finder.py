@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.special
 import tensorflow as tf
 
 from bert_tf.answer_spans import Answer, Rows, Span, best_answers
@@ -211,6 +212,25 @@ class AnswerFinder:
         ids = context.ids[span.first : span.last + 1]
         pieces = self.tokenizer.convert_ids_to_tokens(ids.tolist())
         return realigned(joined(pieces), text, Words(self.tokenizer.do_lower_case))
+
+
+def question_losses(features: Features, logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean loss of each question's rows, float64 [Q], in nats; see ``span_loss``.
+
+    Args:
+        features: with the places of the answers.
+        logits: of each row, float32 [S, 2].
+    """
+    assert isinstance(features.texts, PackedWindows)
+    losses = np.zeros(len(features))
+    positions = zip(*features.labels.values(), strict=True)
+    for row, (of_row, length, places) in enumerate(
+        zip(logits, features.texts.lengths.tolist(), positions, strict=True)
+    ):
+        log_probs = scipy.special.log_softmax(of_row[:length].astype(np.float64), axis=0)
+        losses[row] = -log_probs[places, (0, 1)].mean()
+    splits = features.texts.windows.row_splits
+    return np.add.reduceat(losses, splits[:-1]) / np.diff(splits)
 
 
 def _characters(context: Context, span: Span) -> str:

@@ -10,6 +10,7 @@ from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import Classification
 from bert_tf.errors import InputError
+from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import fine_tuning
 from bert_tf.tasks.classification_data import (
     ClassificationTask,
@@ -21,6 +22,7 @@ from bert_tf.tasks.classification_data import (
     read_label_file,
 )
 from bert_tf.tasks.glue import find_task
+from bert_tf.tasks.label_errors import write_views
 from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.text_classifier import TextClassifier
 
@@ -67,7 +69,15 @@ class _Prepared(fine_tuning.Task):
 
     @property
     def result_files(self) -> tuple[str, ...]:
-        return tuple(_test_results_name(part) for part in self.test)
+        views = [run_folder.EVAL_ERRORS]
+        if self.task.task_type != "regression":
+            views.append(run_folder.CALIBRATION)
+        if self.task.task_type == "single_label":
+            views.append(run_folder.CONFUSION_MATRIX)
+        return (
+            *(run_folder.of_part(run_folder.TEST_RESULTS, part) for part in self.test),
+            *(run_folder.of_part(name, part) for part in self.dev for name in views),
+        )
 
     @property
     def deciding(self) -> str:
@@ -97,19 +107,26 @@ class _Prepared(fine_tuning.Task):
                 folder / run_folder.LABELS, "".join(f"{label}\n" for label in self.labels)
             )
 
-    def use(self, learner: TextClassifier, folder: pathlib.Path) -> dict[str, float]:
+    def use(self, learner: TextClassifier, folder: pathlib.Path, step: int) -> dict[str, float]:
         results: dict[str, float] = {}
         for part, examples in self.dev.items():
             suffix = f"_{part}" if part else ""
-            for name, value in learner.evaluate(examples, self.task.metrics).items():
-                results[f"eval_{name}{suffix}"] = value
+            logits, values = learner.evaluate(examples)
+            task_type = self.task.task_type
+            assert examples.labels is not None
+            values |= classification_metrics(task_type, self.task.metrics, logits, examples.labels)
+            values |= write_views(
+                folder, task_type, self.labels, examples, logits, step=step, part=part
+            )
+            results |= {f"eval_{name}{suffix}": value for name, value in values.items()}
         for part, examples in self.test.items():
             rows = learner.probabilities(
                 examples.text_a, examples.text_b, self.settings.predict_batch_size, "predicting"
             )
             lines = ("\t".join(str(value) for value in row) for row in rows)
             run_folder.write_text(
-                folder / _test_results_name(part), "".join(f"{line}\n" for line in lines)
+                folder / run_folder.of_part(run_folder.TEST_RESULTS, part),
+                "".join(f"{line}\n" for line in lines),
             )
         return results
 
@@ -179,7 +196,3 @@ def _read_split(
         part: read_examples(task, path, labels, split=split, with_labels=with_labels)
         for part, path in _split_files(settings, task, split).items()
     }
-
-
-def _test_results_name(part: str) -> str:
-    return f"test_results_{part}.tsv" if part else run_folder.TEST_RESULTS

@@ -120,8 +120,13 @@ class Task(abc.ABC):
         """Writes what the task needs beside the model, such as its labels."""
 
     @abc.abstractmethod
-    def use(self, learner: Any, folder: pathlib.Path) -> dict[str, float]:
+    def use(self, learner: Any, folder: pathlib.Path, step: int) -> dict[str, float]:
         """Evaluates and predicts as the settings ask for, and writes ``result_files``.
+
+        Args:
+            learner: of ``learner``, trained.
+            folder: the run's.
+            step: after which its training ended, as far as it is known.
 
         Returns:
             Values by name, such as ``eval_loss``; none if there is nothing to evaluate.
@@ -249,7 +254,7 @@ def _use(
     task: Task, learner: Learner, folder: pathlib.Path, global_step: int | None
 ) -> dict[str, float]:
     """Evaluates and predicts with a trained model, and writes what comes out."""
-    results = task.use(learner, folder)
+    results = task.use(learner, folder, global_step or 0)
     if results:
         if global_step is not None:
             results["global_step"] = global_step

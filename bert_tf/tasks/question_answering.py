@@ -5,19 +5,19 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_tf import run_folder
-from bert_tf.answer_metrics import answer_metrics, best_thresholds
+from bert_tf.answer_metrics import answer_metrics, answer_scores, best_thresholds
 from bert_tf.answer_spans import Answer, Span, best_answer, chosen_answer, null_odds, probabilities
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import QuestionAnswering
 from bert_tf.errors import InputError, listed
-from bert_tf.tasks import fine_tuning
-from bert_tf.tasks.answer_finder import AnswerFinder, Asked
+from bert_tf.tasks import error_views, fine_tuning
+from bert_tf.tasks.answer_finder import AnswerFinder, Asked, question_losses
 from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
@@ -63,6 +63,8 @@ class _Prepared(fine_tuning.Task):
             names.append(run_folder.NULL_ODDS)
             if _is_answered(self.predicted):
                 names.append(run_folder.NULL_THRESHOLD)
+        if _is_answered(self.predicted):
+            names.append(run_folder.EVAL_ERRORS)
         return tuple(names)
 
     @property
@@ -100,7 +102,7 @@ class _Prepared(fine_tuning.Task):
     def write_files(self, folder: pathlib.Path) -> None:
         """There is nothing beside the model."""
 
-    def use(self, learner: AnswerFinder, folder: pathlib.Path) -> dict[str, float]:
+    def use(self, learner: AnswerFinder, folder: pathlib.Path, step: int) -> dict[str, float]:
         if self.predicted is None:
             return {}
         settings, questions = self.settings, self.predicted
@@ -142,7 +144,32 @@ class _Prepared(fine_tuning.Task):
         if is_evaluated:
             with_null = settings.version_2_with_negative
             results |= answer_metrics(chosen, right, with_null=with_null)
+            of_questions = question_losses(features, logits)
+            error_views.write_errors(folder, self._errors(chosen, of_questions))
         return results
+
+    def _errors(
+        self, chosen: Sequence[str], losses: np.ndarray
+    ) -> Iterator[tuple[float, dict[str, Any]]]:
+        """The questions that are not answered exactly, with their losses."""
+        assert self.predicted is not None
+        for question, answer, loss in zip(
+            self.predicted.questions, chosen, losses.tolist(), strict=True
+        ):
+            right = [given.text for given in question.answers]
+            with_null = self.settings.version_2_with_negative
+            scores = answer_scores(answer, right, with_null=with_null)
+            if not scores.exact:
+                yield (
+                    loss,
+                    {
+                        "id": question.id,
+                        "question": question.text,
+                        "answers": right,
+                        "predicted": answer,
+                        "f1": scores.f1,
+                    },
+                )
 
 
 def _described(asked: Asked, question: int, answers: Sequence[Answer]) -> list[dict[str, Any]]:

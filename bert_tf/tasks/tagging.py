@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from bert_tf.config import Tagging
 from bert_tf.metrics import entity_metrics, word_accuracy
 from bert_tf.tag_schemes import from_iob2
 from bert_tf.tagged_text import with_predictions
-from bert_tf.tasks import fine_tuning
+from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
 from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.tagging_data import (
@@ -68,6 +70,8 @@ class _Prepared(fine_tuning.Task):
     @property
     def result_files(self) -> tuple[str, ...]:
         dev = [] if self.dev is None else [_predictions_name("dev", self.dev.sentences)]
+        if dev:
+            dev += [run_folder.EVAL_ERRORS, run_folder.CONFUSION_MATRIX]
         return (*dev, *([] if self.test is None else [_predictions_name("test", self.test)]))
 
     @property
@@ -97,7 +101,7 @@ class _Prepared(fine_tuning.Task):
             folder / run_folder.LABELS, "".join(f"{label}\n" for label in self.labels)
         )
 
-    def use(self, learner: WordTagger, folder: pathlib.Path) -> dict[str, float]:
+    def use(self, learner: WordTagger, folder: pathlib.Path, step: int) -> dict[str, float]:
         results: dict[str, float] = {}
         if self.dev is not None:
             sentences = self.dev.sentences
@@ -114,6 +118,11 @@ class _Prepared(fine_tuning.Task):
                 values |= entity_metrics(sentences.tags, tags)
             results = {f"eval_{name}": value for name, value in values.items()}
             _write_predictions(folder, "dev", sentences, tags)
+            of_sentences = learner.sentence_losses(logits, sentences.words, self.dev.label_ids)
+            error_views.write_errors(folder, _errors(sentences, tags, of_sentences))
+            error_views.write_confusion(
+                folder, self.dev.label_ids, _numbers(tags, self.labels), self.labels, step
+            )
         if self.test is not None:
             windows = learner.windows(self.test.words, self.test.documents)
             logits, _ = learner.logits(
@@ -147,6 +156,32 @@ def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
         dev=None if dev is None else _Labelled(dev, label_ids(dev, labels)),
         test=read("test", with_tags=False) if settings.do_predict else None,
     )
+
+
+def _errors(
+    sentences: Sentences, predicted: list[list[str]], losses: np.ndarray
+) -> Iterator[tuple[float, dict[str, Any]]]:
+    """The sentences with a wrong tag, with their losses."""
+    assert sentences.tags is not None
+    for words, lines, tags, found, loss in zip(
+        sentences.words, sentences.lines, sentences.tags, predicted, losses.tolist(), strict=True
+    ):
+        if tags != found:
+            yield (
+                loss,
+                {
+                    "line": lines[0],
+                    "words": words,
+                    "tags": from_iob2(tags, sentences.scheme),
+                    "predicted": from_iob2(found, sentences.scheme),
+                },
+            )
+
+
+def _numbers(tags: list[list[str]], labels: tuple[str, ...]) -> np.ndarray:
+    """The number of each word's label, int64 [number of words]."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[tag] for sentence in tags for tag in sentence])
 
 
 def _predictions_name(split: str, sentences: Sentences) -> str:

@@ -21,7 +21,6 @@ from bert_tf.losses import (
     regression_loss,
     single_label_loss,
 )
-from bert_tf.metrics import classification_metrics
 from bert_tf.packing import RaggedIds, pack_texts
 from bert_tf.tasks.classification_data import Examples
 from bert_tf.tokenization import FullTokenizer
@@ -85,15 +84,12 @@ class TextClassifier:
         fixed = self.settings.max_seq_length if self.settings.fixed_length else None
         return batches(features, plan, fixed, self.settings.max_seq_length)
 
-    def evaluate(self, examples: Examples, metrics: tuple[str, ...]) -> dict[str, float]:
-        """The metrics and the loss on labelled examples."""
+    def evaluate(self, examples: Examples) -> tuple[np.ndarray, dict[str, float]]:
+        """The logits of labelled examples, float32 [n, L], and the loss."""
         features = self.features(examples.text_a, examples.text_b, examples.labels)
         plan = evaluation_plan(features.lengths, self.settings.eval_batch_size)
         found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
-        assert examples.labels is not None
-        logits = np.stack(found.outputs)
-        values = classification_metrics(self.task_type, metrics, logits, examples.labels)
-        return {**values, **found.losses}
+        return np.stack(found.outputs), found.losses
 
     def probabilities(
         self,

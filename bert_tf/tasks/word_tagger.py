@@ -5,7 +5,7 @@ Axes: B = batch_size, W = words of a row or sentence, L = num_labels, N = words 
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,22 +136,38 @@ class WordTagger:
         Returns:
             The labels of each sentence and, float32 [W], the probability of each label.
         """
-        sentences = np.split(logits, _splits(words)[1:-1])
-        lengths = np.array([len(sentence) for sentence in sentences], np.int32)
         labels: dict[int, list[str]] = {}
         scores: dict[int, np.ndarray] = {}
-        order = np.argsort(-lengths, kind="stable")
-        for first in range(0, len(order), _DECODED):
-            rows = order[first : first + _DECODED]
-            padded = np.zeros((len(rows), lengths[rows[0]], len(self.labels)), np.float32)
-            for number, row in enumerate(rows):
-                padded[number, : lengths[row]] = sentences[row]
-            best, probabilities = (x.numpy() for x in self._decode(padded, lengths[rows]))
-            for row, ids, values in zip(rows, best, probabilities, strict=True):
-                labels[row] = [self.labels[number] for number in ids[: lengths[row]]]
-                scores[row] = values[: lengths[row]]
-        numbers = range(len(sentences))
+        splits = _splits(words)
+        for rows, lengths in _groups(splits):
+            found = self._decode(_padded(logits, splits, rows), lengths)
+            for row, length, ids, values in zip(
+                rows.tolist(), lengths, *(part.numpy() for part in found), strict=True
+            ):
+                labels[row] = [self.labels[number] for number in ids[:length]]
+                scores[row] = values[:length]
+        numbers = range(len(words))
         return [labels[number] for number in numbers], [scores[number] for number in numbers]
+
+    def sentence_losses(
+        self, logits: np.ndarray, words: Sequence[Sequence[str]], label_ids: np.ndarray
+    ) -> np.ndarray:
+        """How unlikely the right labels of each sentence are together.
+
+        Args:
+            logits: float32 [N, L].
+            words: of each sentence.
+            label_ids: int32 [N], labels that the tag scheme permits.
+
+        Returns:
+            float32 [number of sentences], negative log-likelihoods, in nats.
+        """
+        losses = np.zeros(len(words), np.float32)
+        splits = _splits(words)
+        for rows, lengths in _groups(splits):
+            given = (_padded(values, splits, rows) for values in (logits, label_ids))
+            losses[rows] = self._loss_of_sentences(*given, lengths)
+        return losses
 
     @functools.cached_property
     def _decode(self) -> Any:
@@ -171,6 +187,42 @@ class WordTagger:
             ],
             autograph=False,
         )
+
+    @functools.cached_property
+    def _loss_of_sentences(self) -> Any:
+        """(logits [B, W, L], labels [B, W], lengths [B]) -> float32 [B]."""
+
+        def loss(logits: tf.Tensor, label_ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+            return -crf.log_likelihood(logits, label_ids, lengths, self.model.chain())
+
+        return tf.function(
+            loss,
+            input_signature=[
+                tf.TensorSpec([None, None, len(self.labels)]),
+                tf.TensorSpec([None, None], tf.int32),
+                tf.TensorSpec([None], tf.int32),
+            ],
+            autograph=False,
+        )
+
+
+def _groups(splits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sentences of similar length that are gone through at once, and their lengths, int32."""
+    lengths = np.diff(splits).astype(np.int32)
+    order = np.argsort(-lengths, kind="stable")
+    for first in range(0, len(order), _DECODED):
+        rows = order[first : first + _DECODED]
+        yield rows, lengths[rows]
+
+
+def _padded(values: np.ndarray, splits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What the words of sentences have, [N, …], as rows that are padded with zeros, [B, W, …]."""
+    longest = int(np.max(splits[rows + 1] - splits[rows]))
+    padded = np.zeros((len(rows), longest, *values.shape[1:]), values.dtype)
+    for number, row in enumerate(rows):
+        of_row = values[splits[row] : splits[row + 1]]
+        padded[number, : len(of_row)] = of_row
+    return padded
 
 
 def _num_words(batch: Batch) -> tf.Tensor:

@@ -1,0 +1,75 @@
+"""Takes what an evaluation found, returns files to look at: worst errors, pictures; next: tasks."""
+
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from bert_tf import run_folder
+from bert_tf.calibration import Calibration
+from bert_tf.evaluation_plots import plot_calibration, plot_confusion
+
+MOST_ERRORS = 1000  # the worst that are written
+
+
+def write_errors(
+    folder: pathlib.Path, errors: Iterable[tuple[float, Mapping[str, Any]]], part: str = ""
+) -> None:
+    """Writes the worst errors, one JSON object per line, the highest loss first.
+
+    Args:
+        folder: the run's.
+        errors: the loss of each example that the model got wrong, in nats, and what to say of it.
+        part: which of several dev sets.
+    """
+    worst = sorted(errors, key=lambda error: -error[0])[:MOST_ERRORS]
+    lines = (json.dumps({"loss": loss, **said}, ensure_ascii=False) for loss, said in worst)
+    name = run_folder.of_part(run_folder.EVAL_ERRORS, part)
+    run_folder.write_text(folder / name, "".join(f"{line}\n" for line in lines))
+
+
+def write_confusion(
+    folder: pathlib.Path,
+    right: np.ndarray,
+    predicted: np.ndarray,
+    labels: tuple[str, ...],
+    step: int,
+    part: str = "",
+) -> None:
+    """Draws how often each label was taken for which, also for TensorBoard.
+
+    Args:
+        folder: the run's.
+        right: int [n], numbers of labels.
+        predicted: the same.
+        labels: their names.
+        step: of the training.
+        part: which of several dev sets.
+    """
+    counts = np.zeros((len(labels), len(labels)), np.int64)
+    np.add.at(counts, (right, predicted), 1)
+    name = run_folder.of_part(run_folder.CONFUSION_MATRIX, part)
+    _write_picture(folder / name, plot_confusion(counts, labels), step)
+
+
+def write_calibration(
+    folder: pathlib.Path, calibration: Calibration, step: int, part: str = ""
+) -> None:
+    """Draws a reliability diagram, also for TensorBoard."""
+    name = run_folder.of_part(run_folder.CALIBRATION, part)
+    _write_picture(folder / name, plot_calibration(calibration), step)
+
+
+def _write_picture(path: pathlib.Path, figure: Figure, step: int) -> None:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100)
+    run_folder.write_bytes(path, drawn.getvalue())
+    writer = tf.summary.create_file_writer(str(path.parent), filename_suffix=".pictures")
+    with writer.as_default(step=step):
+        tf.summary.image(path.stem, tf.io.decode_png(drawn.getvalue())[tf.newaxis])
+    writer.close()
