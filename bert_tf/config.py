@@ -15,6 +15,9 @@ UNUSED_KEYS = ("directionality", "pooler_")
 # The flags that say what a training command is to do.
 JOBS = ("do_train", "do_eval", "do_predict")
 
+# What can make one vector of a text's.
+POOLINGS = ("cls", "mean", "max")
+
 HIDDEN_ACTS = ("gelu", "gelu_erf", "linear", "relu", "tanh")
 
 
@@ -146,13 +149,25 @@ class ModelFiles:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(ModelFiles):
+class ModelUse(ModelFiles):
+    """A model, and how much of an input it is to see."""
+
+    max_seq_length: int = setting(128, "Longest input in word pieces, [CLS] and [SEP] included.")
+
+    def _check_at_least_1(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, but is {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(ModelUse):
     """The settings that every command which trains a model shares."""
 
     output_dir: str | None = setting(
         None, "Where the run's files go: new or empty, or an unfinished run.", unimportant=True
     )
-    max_seq_length: int = setting(128, "Longest input in word pieces, [CLS] and [SEP] included.")
     do_train: bool = setting(False, "Whether to train.", unimportant=True)
     do_eval: bool = setting(False, "Whether to evaluate on the dev set.", unimportant=True)
     train_batch_size: int = setting(32, "Examples in a training step.")
@@ -212,12 +227,6 @@ class Training(ModelFiles):
             )
         if not 0 <= self.seed < 1 << 32:
             raise InputError(f"--seed must lie in 0 to 2**32 - 1, but is {self.seed}")
-
-    def _check_at_least_1(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, but is {value}")
 
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)
@@ -629,6 +638,74 @@ class Pretraining(Masking, Training):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureExtraction(ModelUse):
+    """The settings of ``bert-tf extract_features``."""
+
+    input_file: str | None = setting(
+        None, "A file with one text per line, or two with ' ||| ' between them."
+    )
+    output_file: str | None = setting(
+        None, "Where the features go, one JSON object per line; with pooling an .npy."
+    )
+    layers: str = setting(
+        "-1,-2,-3,-4",
+        "The layers whose outputs are wanted, separated by commas: -1 is the last, 0 the first.",
+    )
+    batch_size: int = setting(32, "Rows that go through the model at once.")
+    pooling: str | None = setting(
+        None,
+        "One vector per line instead, of the first layer that layers names: cls, that of [CLS]; "
+        "mean or max over the row's pieces, [CLS] and [SEP] included. Written as float32 [number "
+        "of lines, hidden_size] to an output_file that ends in .npy.",
+        choices=POOLINGS,
+    )
+    normalize: bool = setting(False, "With pooling: whether vectors get length 1.")
+    overwrite: bool = setting(False, "Whether to replace a file that is there already.")
+    use_tpu: bool = setting(False, "Whether to use a TPU; not supported yet.")
+    master: str | None = setting(None, "As in the original; with use_tpu.")
+    num_tpu_cores: int = setting(8, "As in the original; with use_tpu.")
+    use_one_hot_embeddings: bool = setting(
+        False, "As in the original, where it was faster on a TPU; the results are the same."
+    )
+
+    def __post_init__(self) -> None:
+        for name, what in (
+            ("input_file", "the texts, one per line"),
+            ("output_file", "where the features go"),
+        ):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is missing: give {what}")
+        if self.use_tpu:
+            raise InputError("--use_tpu: this version does not use TPUs yet")
+        self._check_at_least_1("batch_size")
+        is_array = str(self.output_file).endswith(".npy")
+        if self.pooling and not is_array:
+            raise InputError(
+                f"--output_file {self.output_file}: --pooling={self.pooling} writes an array; give "
+                "a name that ends in .npy"
+            )
+        if is_array and not self.pooling:
+            raise InputError(
+                f"--output_file {self.output_file}: an array has one vector per line; give "
+                "--pooling too, or another name for lines of JSON"
+            )
+        if self.normalize and not self.pooling:
+            raise InputError("--normalize: it is for the vectors of --pooling; give that too")
+        _ = self.layer_indexes  # numbers?
+
+    @property
+    def layer_indexes(self) -> tuple[int, ...]:
+        """The layers that are read: those of ``layers``, or with ``pooling`` the first of them."""
+        try:
+            indexes = tuple(int(index) for index in self.layers.split(","))
+        except ValueError as error:
+            raise InputError(
+                f"--layers={self.layers}: expected numbers with commas between them, as in -1,-2"
+            ) from error
+        return indexes[:1] if self.pooling else indexes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction(ModelFiles):
     """The settings of ``bert-tf predict``."""
 
@@ -639,11 +716,32 @@ class Prediction(ModelFiles):
         None,
         "classification: labels; tagging: words with tags, and entities; question_answering: "
         "answers to questions about contexts; fill_mask: the likeliest pieces for each [MASK], and "
-        "for a pair how likely the second text follows the first. By default what the run trained.",
-        choices=("classification", "tagging", "question_answering", "fill_mask"),
+        "for a pair how likely the second text follows the first; features: one vector; "
+        "similarity: of a pair, the cosine of the two texts' vectors. By default what the run "
+        "trained.",
+        choices=(
+            "classification",
+            "tagging",
+            "question_answering",
+            "fill_mask",
+            "features",
+            "similarity",
+        ),
     )
     top_k: int | None = setting(
         None, "fill_mask: pieces for each [MASK]; question_answering: answers; 5 by default."
+    )
+    pooling: str | None = setting(
+        None,
+        "features, similarity: what a text's vector is: that of [CLS] (cls), or the mean (the "
+        "default) or the max over its pieces.",
+        choices=POOLINGS,
+    )
+    layer: int | None = setting(
+        None, "features, similarity: the layer that is read, by default -1, the last."
+    )
+    normalize: bool | None = setting(
+        None, "features: whether vectors get length 1; by default not."
     )
     input_file: str | None = setting(None, "A file with one text per line.")
     batch_size: int = setting(32, "Texts that go through the model at once.")
@@ -657,7 +755,7 @@ class Prediction(ModelFiles):
         if self.model_dir is None and not files:
             raise InputError(
                 "--model_dir is missing: give the output_dir of a finished run, or with "
-                "--task=fill_mask a released --checkpoint"
+                "--task=fill_mask, features or similarity a released --checkpoint"
             )
         if self.model_dir is not None and files:
             raise InputError(f"give --model_dir or --{files[0]}, not both")
@@ -675,7 +773,9 @@ class Prediction(ModelFiles):
 
     def options(self) -> dict[str, Any]:
         """The task's own, as far as they are given."""
-        names = ["top_k"] if self.model_dir is None else ["top_k", "do_lower_case"]
+        names = ["top_k", "pooling", "layer", "normalize"]
+        if self.model_dir is not None:
+            names.append("do_lower_case")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -87,13 +87,19 @@ def training_plan(lengths: np.ndarray, batch_size: int, num_steps: int, seed: in
     return plan
 
 
-def evaluation_plan(lengths: np.ndarray, batch_size: int) -> np.ndarray:
+def evaluation_plan(lengths: np.ndarray, batch_size: int, window: int | None = None) -> np.ndarray:
     """All examples once, the longest first (what does not fit in memory fails at once).
+
+    Args:
+        lengths: int64 [n], the rows' lengths.
+        batch_size: B.
+        window: if given, examples leave their order for lengths within so many batches only.
 
     Returns:
         int64 [number of batches, B]; -1 fills the last batch.
     """
-    order = np.argsort(-lengths, kind="stable")
+    rows_of_window = len(lengths) + 1 if window is None else window * batch_size
+    order = np.lexsort((-lengths, np.arange(len(lengths)) // rows_of_window))
     filled = np.full(-(-len(order) // batch_size) * batch_size, -1, np.int64)
     filled[: len(order)] = order
     return filled.reshape(-1, batch_size)

@@ -14,23 +14,26 @@ from bert_tf.tasks import (
     classification,
     fill_mask,
     label_predictor,
+    pair_similarity,
     pretraining,
     question_answering,
     tag_predictor,
     tagging,
+    text_vectors,
 )
 from bert_tf.tasks.task_predictor import NameOf, TaskPredictor, Text
+from bert_tf.tasks.text_vectors import TextVectors
 
 
 class Task(NamedTuple):
     """A kind of answer.
 
     Attributes:
-        command: the runs whose models it is for.
+        command: the runs whose models it is for; None if it is for any model.
         load: takes a folder or a ModelFiles, and the task's own options by keyword.
     """
 
-    command: str
+    command: str | None
     load: Callable[..., TaskPredictor]
 
 
@@ -39,6 +42,8 @@ TASKS = {
     "tagging": Task(tagging.COMMAND, tag_predictor.load),
     "question_answering": Task(question_answering.COMMAND, answer_predictor.load),
     "fill_mask": Task(pretraining.COMMAND, fill_mask.load),
+    "features": Task(None, text_vectors.load),
+    "similarity": Task(None, pair_similarity.load),
 }
 
 
@@ -68,14 +73,17 @@ class Predictor:
         """Loads a trained model.
 
         Args:
-            model_dir: the ``output_dir`` of a finished training run. For fill_mask also the folder
-                of a released checkpoint, or a ModelFiles that names each file.
+            model_dir: the ``output_dir`` of a finished training run. For fill_mask, features and
+                similarity also the folder of a released checkpoint, or a ModelFiles that names
+                each file.
             batch_size: texts that go through the model at once.
-            task: ``classification``, ``tagging``, ``question_answering`` or ``fill_mask``; by
-                default what the run trained.
-            options: of question_answering: ``top_k`` (5), answers that are named; of fill_mask:
-                ``top_k`` (5), pieces that are named for each mask, and
-                ``do_lower_case``, by default as the run or the folder's name says.
+            task: ``classification``, ``tagging``, ``question_answering``, ``fill_mask``, or for
+                any model ``features`` or ``similarity``; by default what the run trained.
+            options: of fill_mask: ``top_k`` (5), pieces that are named for each mask; of
+                question_answering: ``top_k`` (5), answers that are named; of features
+                and similarity: ``pooling`` (``mean``, ``max`` or ``cls``) and ``layer`` (-1, the
+                last); of features ``normalize`` (false), whether vectors get length 1; of
+                fill_mask, features and similarity ``do_lower_case``, by default as the run or the folder's name says.
 
         Raises:
             InputError: if the folder holds no such model, or the task has no such option.
@@ -116,7 +124,8 @@ class Predictor:
         Args:
             texts: one str each, or (str, str) for pairs; classification takes what the model was
                 trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find,
-                tagging a str or a list of words, and question_answering (question, context).
+                tagging a str or a list of words, question_answering (question, context), features
+                both, and similarity pairs.
             name_of: what a message calls a text, given its number from 0.
 
         Returns:
@@ -138,7 +147,10 @@ class Predictor:
             for fill_mask ``masks``: for each [MASK] its ``position`` in the text (of a pair, with
             ``in``, the key of that text) and the likeliest ``predictions``, each a ``piece`` and
             its ``score``; and of a pair ``next_sentence_probability``, that the second text
-            follows the first.
+            follows the first;
+
+            for features ``vector``, a list of floats; for similarity ``score``, the cosine of the
+            two texts' vectors.
 
         Raises:
             InputError: for a text that the model does not take.
@@ -148,13 +160,59 @@ class Predictor:
         texts = list(texts)
         return self._answers.predict(texts, self.batch_size, name_of) if texts else []
 
+    def search(
+        self, queries: Iterable[Text], texts: Iterable[Text], *, top_k: int = 5
+    ) -> list[list[dict[str, Any]]]:
+        """Finds the texts that are nearest to each query, by the cosine of their vectors.
+
+        Args:
+            queries: one str each, or (str, str) for pairs.
+            texts: what is searched, in the same form.
+            top_k: how many texts are named for each query, if there are so many.
+
+        Returns:
+            For each query one dict per text found, the best first, of equal ones the first:
+            ``text`` (and ``text_b``), its ``index`` in ``texts`` and its ``score``.
+
+        Raises:
+            InputError: if the task is not features, or for a text that is none.
+        """
+        for name, value in (("queries", queries), ("texts", texts)):
+            if isinstance(value, str):
+                raise InputError(f"{name} must be a list of texts, not one text: [text]")
+        vectors = self._text_vectors("search")
+        return vectors.search(list(queries), list(texts), top_k, self.batch_size)
+
+    def similarity(self, pairs: Iterable[Text]) -> list[float]:
+        """Compares the two texts of each pair.
+
+        Args:
+            pairs: (str, str) each.
+
+        Returns:
+            The cosine of the two texts' vectors for each pair.
+
+        Raises:
+            InputError: if the task is not features, or for a pair that is none.
+        """
+        vectors = self._text_vectors("similarity")
+        return vectors.similarity(list(pairs), self.batch_size, "pairs[{}]".format)
+
+    def _text_vectors(self, method: str) -> TextVectors:
+        if not isinstance(self._answers, TextVectors):
+            raise InputError(
+                f"{method} compares vectors, which this predictor does not make; load the model "
+                'with task="features"'
+            )
+        return self._answers
+
 
 def _task_of(model: pathlib.Path | ModelFiles) -> str:
     """What the run of a folder trained."""
     if isinstance(model, ModelFiles):
         raise InputError(
-            "a checkpoint does not say what it is to predict; give a task: fill_mask, or for a "
-            "finished run its folder"
+            "a checkpoint does not say what it is to predict; give a task: fill_mask, "
+            "features or similarity; or for a finished run its folder"
         )
     if not (model / run_folder.RUN_CONFIG).is_file():
         hint = (
@@ -170,7 +228,8 @@ def _task_of(model: pathlib.Path | ModelFiles) -> str:
     for name, task in TASKS.items():
         if task.command == command:
             return name
+    commands = [task.command for task in TASKS.values() if task.command is not None]
     raise InputError(
         f"{model / run_folder.RUN_CONFIG}: a run of {command!r}, from which nothing predicts; give "
-        f"the folder of a run of {' or '.join(task.command for task in TASKS.values())}"
+        f"the folder of a run of {' or '.join(commands)}"
     )

@@ -501,11 +501,13 @@ class Evaluator:
     """Runs a model on every example once, without dropout.
 
     Args:
-        model: as for TrainStep; its output is one tensor.
+        model: as for TrainStep, or a function of the same arguments; its output is one tensor.
         loss: for batches with labels.
     """
 
-    def __init__(self, model: keras.Model, loss: Loss | None = None) -> None:
+    def __init__(
+        self, model: keras.Model | Callable[..., tf.Tensor], loss: Loss | None = None
+    ) -> None:
         def forward(batch: Batch) -> tuple[tf.Tensor, dict[str, LossTerm]]:
             inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
             outputs = model(inputs, training=False)
@@ -525,16 +527,10 @@ class Evaluator:
         """
         outputs: dict[int, np.ndarray] = {}
         terms: dict[str, list[LossTerm]] = {}
-        for batch in tqdm.tqdm(
-            dataset,
-            total=num_batches,
-            desc=description,
-            unit="batch",
-            mininterval=progress_interval(),
-            disable=description is None,
+        for example_ids, batch_outputs, batch_terms in self.by_batch(
+            dataset, num_batches, description
         ):
-            batch_outputs, batch_terms = self._forward(batch)
-            outputs |= zip(batch["example_ids"].numpy(), batch_outputs.numpy(), strict=True)
+            outputs |= zip(example_ids, batch_outputs, strict=True)
             for name, term in batch_terms.items():
                 terms.setdefault(name, []).append(term)
         losses = {
@@ -545,6 +541,25 @@ class Evaluator:
         if losses:
             losses = {"loss": sum(losses.values()), **losses}
         return Evaluation([outputs[row] for row in range(len(outputs))], losses)
+
+    def by_batch(
+        self, dataset: tf.data.Dataset, num_batches: int, description: str | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, LossTerm]]]:
+        """As a call, but what has been yielded is not kept.
+
+        Yields:
+            ``example_ids`` int64 [B], their outputs, float32 [B, …], and the loss's parts.
+        """
+        for batch in tqdm.tqdm(
+            dataset,
+            total=num_batches,
+            desc=description,
+            unit="batch",
+            mininterval=progress_interval(),
+            disable=description is None,
+        ):
+            outputs, terms = self._forward(batch)
+            yield batch["example_ids"].numpy(), outputs.numpy(), terms
 
 
 def progress_interval() -> float:

@@ -168,6 +168,17 @@ def test_the_last_batch_of_an_evaluation_is_smaller(features):
     assert sorted(seen) == list(range(23))
 
 
+def test_examples_of_an_evaluation_stay_in_their_window():
+    lengths = lengths_of(29)
+    plan = evaluation_plan(lengths, 3, window=4)
+    seen = [row for row in plan.flatten().tolist() if row >= 0]
+    for start in range(0, 29, 12):
+        window = range(start, min(start + 12, 29))
+        expected = sorted(window, key=lambda row: (-lengths[row], row))
+        assert seen[start : start + 12] == expected
+    assert plan[-1].tolist() == [seen[27], seen[28], -1]
+
+
 def test_a_resumed_plan_gives_the_tail(features):
     plan = training_plan(features.texts.input_ids.lengths, 4, 9, seed=1)
     whole = list(batches(features, plan).as_numpy_iterator())

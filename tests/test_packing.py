@@ -70,6 +70,25 @@ def test_packing_equals_a_row_by_row_recomputation(pairs, max_seq_length):
     assert packed.input_ids.lengths.tolist() == [len(row) for row in rows]
 
 
+@pytest.mark.parametrize("max_seq_length", [5, 6, 11, 64])
+def test_single_texts_among_pairs_are_packed_as_by_themselves(max_seq_length):
+    rng = np.random.default_rng(max_seq_length)
+    is_pair = rng.random(23) < 0.5
+    a = [rng.integers(1000, 2000, n).tolist() for n in rng.integers(0, 13, 23)]
+    b = [rng.integers(2000, 3000, n).tolist() for n in rng.integers(0, 9, 23) * is_pair]
+    packed = pack_texts(ragged(a), ragged(b), max_seq_length, CLS, SEP, is_pair)
+    naive = [
+        naive_row(x, y if pair else None, max_seq_length)
+        for x, y, pair in zip(a, b, is_pair, strict=True)
+    ]
+    splits = packed.input_ids.row_splits
+    rows = [packed.input_ids.values[i:j].tolist() for i, j in itertools.pairwise(splits)]
+    assert rows == [row for row, _ in naive]
+    assert packed.segment_starts.tolist() == [start for _, start in naive]
+    full = [len(x) + len(y) + 2 + pair for x, y, pair in zip(a, b, is_pair, strict=True)]
+    assert packed.num_truncated == sum(map(int.__lt__, map(len, rows), map(int, full)))
+
+
 def test_nothing_packs_to_nothing():
     packed = pack_texts(ragged([]), ragged([]), 9, CLS, SEP)
     assert packed.input_ids.row_splits.tolist() == [0]

@@ -11,10 +11,11 @@ from bert_tf.errors import InputError
 
 USAGE = """usage: bert-tf predict --model_dir=DIR [TEXT ...] [--flags]
        bert-tf predict --task=fill_mask --checkpoint=DIR "the capital of France is [MASK] ."
+       bert-tf predict --task=similarity --checkpoint=DIR $'a text\ta similar one'
 
-Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, or
-with what may stand for [MASK]. In a pair, a tab separates the two texts. Prints one JSON object
-per text."""
+Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, with
+what may stand for [MASK], with a vector, or with how similar two texts are. In a pair, a tab
+separates the two texts. Prints one JSON object per text."""
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -22,8 +22,14 @@ from bert_tf.errors import InputError
 from bert_tf.heads import BertPretrainer
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
 from bert_tf.packing import RaggedIds, pack_texts
-from bert_tf.tasks.model_files import check_vocabulary, require_settings
-from bert_tf.tasks.task_predictor import NameOf, Text, is_pair
+from bert_tf.tasks.model_files import read_pretrained
+from bert_tf.tasks.task_predictor import (
+    NameOf,
+    Text,
+    is_pair,
+    named_parts,
+    parse_text_or_pair,
+)
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import MODEL_INPUTS
 
@@ -48,17 +54,9 @@ def load(
         InputError: if a file is missing, or they do not belong together, or the checkpoint has no
             masked-LM head.
     """
-    if isinstance(model, pathlib.Path):
-        model = _files_of(model)
-    require_settings(model, ("vocab_file", "bert_config_file", "init_checkpoint"))
-    checkpoint = model.init_checkpoint or ""
-    told = (do_lower_case, model.do_lower_case, run_folder.lower_case_of_checkpoint(checkpoint))
-    tokenizer = FullTokenizer(
-        model.vocab_file or "", do_lower_case=next((t for t in told if t is not None), True)
-    )
-    config = BertConfig.from_json_file(model.bert_config_file or "")
-    check_vocabulary(tokenizer.vocabulary, config, model)
-    pretrainer, has_next_sentence = _load_model(config, model)
+    files, config, tokenizer = read_pretrained(model, do_lower_case)
+    checkpoint = files.init_checkpoint or ""
+    pretrainer, has_next_sentence = _load_model(config, checkpoint)
     has_next_sentence = has_next_sentence and _trained_next_sentence(checkpoint)
     return MaskFiller(pretrainer, tokenizer, top_k, has_next_sentence)
 
@@ -69,25 +67,9 @@ def _trained_next_sentence(checkpoint: str) -> bool:
     return not path.exists() or run_folder.read_run_config(path).get("next_sentence") != "none"
 
 
-def _files_of(folder: pathlib.Path) -> ModelFiles:
-    """The files of a folder, of a run or of a released checkpoint."""
-    for name in (run_folder.BERT_CONFIG, run_folder.VOCAB, f"{run_folder.CHECKPOINT}.index"):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{folder}: has no {name}; give the folder of a finished run_pretraining run or of "
-                "a released checkpoint, or each file by its own flag"
-            )
-    return ModelFiles(
-        vocab_file=str(folder / run_folder.VOCAB),
-        bert_config_file=str(folder / run_folder.BERT_CONFIG),
-        init_checkpoint=str(folder / run_folder.CHECKPOINT),
-    )
-
-
-def _load_model(config: BertConfig, model: ModelFiles) -> tuple[BertPretrainer, bool]:
+def _load_model(config: BertConfig, path: str) -> tuple[BertPretrainer, bool]:
     """The model, and whether it has all that the next-sentence probability takes."""
-    checkpoint = Checkpoint(model.init_checkpoint or "")
-    checkpoint.check_config(config, model.bert_config_file or "")
+    checkpoint = Checkpoint(path)
     head = checkpoint.name_in_file(MASKED_LM_HEAD)
     if not any(name.startswith(f"{head}/") for name in checkpoint.shapes):
         raise InputError(
@@ -153,13 +135,7 @@ class MaskFiller:
 
     def parse(self, line: str, name: str) -> Text:
         """See TaskPredictor."""
-        parts = line.split("\t")
-        if len(parts) > 2:
-            raise InputError(
-                f"{name}: expected a text, or two with one tab between them, but the input has "
-                f"{len(parts) - 1} tabs: {line!r}"
-            )
-        return line if len(parts) == 1 else (parts[0], parts[1])
+        return parse_text_or_pair(line, name)
 
     def predict(
         self, texts: Sequence[Any], batch_size: int, name_of: NameOf
@@ -258,8 +234,7 @@ class MaskFiller:
 
     def _named(self, text: Text, answers: _Answers, number: int) -> dict[str, Any]:
         """One text's result; ``number`` is its place in the answers."""
-        keyed = [text] if isinstance(text, str) else text
-        parts = dict(zip(("text", "text_b"), keyed, strict=False))
+        parts = named_parts(text)
         places: list[dict[str, Any]] = [
             {"in": key, "position": match.start()}
             for key, part in parts.items()

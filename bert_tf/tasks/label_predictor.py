@@ -9,7 +9,7 @@ import numpy as np
 from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.tasks import classification
-from bert_tf.tasks.task_predictor import NameOf, Text, is_pair
+from bert_tf.tasks.task_predictor import NameOf, Text, is_pair, parse_pair
 from bert_tf.tasks.text_classifier import TextClassifier
 
 
@@ -49,13 +49,7 @@ class LabelPredictor:
         """See TaskPredictor."""
         if not self.takes_pairs:
             return line
-        parts = line.split("\t")
-        if len(parts) != 2:
-            raise InputError(
-                f"{name}: this model takes pairs, two texts with one tab between them, but the "
-                f"input has {len(parts) - 1} tabs: {line!r}"
-            )
-        return parts[0], parts[1]
+        return parse_pair(line, name)
 
     def predict(
         self, texts: Sequence[Any], batch_size: int, name_of: NameOf

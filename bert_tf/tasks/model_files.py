@@ -1,4 +1,4 @@
-"""Takes a training command's settings, returns what they say of the model; next: classification."""
+"""Takes settings or a folder, returns what they say of the model; next: classification."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import Checkpoint
-from bert_tf.config import BertConfig, ModelFiles, Training
+from bert_tf.config import BertConfig, ModelFiles, ModelUse, Training
 from bert_tf.errors import InputError
 from bert_tf.tokenization import FullTokenizer, Vocabulary
 
@@ -30,7 +30,7 @@ def require_settings(settings: ModelFiles, names: Iterable[str]) -> None:
             )
 
 
-def read_config(settings: Training) -> BertConfig:
+def read_config(settings: ModelUse) -> BertConfig:
     """The model's configuration, which must have room for ``max_seq_length``."""
     config = BertConfig.from_json_file(settings.bert_config_file or "")
     if settings.max_seq_length > config.max_position_embeddings:
@@ -55,7 +55,7 @@ def check_vocabulary(vocabulary: Vocabulary, config: BertConfig, settings: Model
         )
 
 
-def read_model(settings: Training) -> tuple[BertConfig, FullTokenizer]:
+def read_model(settings: ModelUse) -> tuple[BertConfig, FullTokenizer]:
     """The configuration and the tokenizer that a command starts from, checked with its checkpoint.
 
     Raises:
@@ -69,6 +69,48 @@ def read_model(settings: Training) -> tuple[BertConfig, FullTokenizer]:
     check_vocabulary(tokenizer.vocabulary, config, settings)
     Checkpoint(settings.init_checkpoint or "").check_config(config, settings.bert_config_file or "")
     return config, tokenizer
+
+
+def read_pretrained(
+    model: pathlib.Path | ModelFiles, do_lower_case: bool | None = None
+) -> tuple[ModelFiles, BertConfig, FullTokenizer]:
+    """The files, configuration and tokenizer of any model, whatever it was trained for.
+
+    Args:
+        model: the folder of a finished run or of a released checkpoint, or the files.
+        do_lower_case: whether to lower-case; by default what the model's files say, or the run or
+            the name of the folder that the checkpoint is in, else true.
+
+    Raises:
+        InputError: if a file is missing, or they do not belong together.
+    """
+    if isinstance(model, pathlib.Path):
+        model = _files_of(model)
+    require_settings(model, ("vocab_file", "bert_config_file", "init_checkpoint"))
+    checkpoint = model.init_checkpoint or ""
+    told = (do_lower_case, model.do_lower_case, run_folder.lower_case_of_checkpoint(checkpoint))
+    tokenizer = FullTokenizer(
+        model.vocab_file or "", do_lower_case=next((t for t in told if t is not None), True)
+    )
+    config = BertConfig.from_json_file(model.bert_config_file or "")
+    check_vocabulary(tokenizer.vocabulary, config, model)
+    Checkpoint(checkpoint).check_config(config, model.bert_config_file or "")
+    return model, config, tokenizer
+
+
+def _files_of(folder: pathlib.Path) -> ModelFiles:
+    """The files of a folder, of a run or of a released checkpoint."""
+    for name in (run_folder.BERT_CONFIG, run_folder.VOCAB, f"{run_folder.CHECKPOINT}.index"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: has no {name}; give the folder of a finished run or of a released "
+                "checkpoint, or each file by its own flag"
+            )
+    return ModelFiles(
+        vocab_file=str(folder / run_folder.VOCAB),
+        bert_config_file=str(folder / run_folder.BERT_CONFIG),
+        init_checkpoint=str(folder / run_folder.CHECKPOINT),
+    )
 
 
 def read_trained(

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from bert_tf.errors import InputError
+
 Text = str | tuple[str, str] | list[str]
 # The number of a text, from 0 -> what a message calls it.
 NameOf = Callable[[int], str]
@@ -44,3 +46,30 @@ def is_pair(text: Any) -> bool:
         and len(text) == 2
         and all(isinstance(part, str) for part in text)
     )
+
+
+def parse_pair(line: str, name: str) -> tuple[str, str]:
+    """A line of two texts; see TaskPredictor.parse."""
+    first, *others = line.split("\t")
+    if len(others) != 1:
+        raise InputError(
+            f"{name}: expected a pair, two texts with one tab between them, but the input has "
+            f"{len(others)} tabs: {line!r}"
+        )
+    return first, others[0]
+
+
+def parse_text_or_pair(line: str, name: str) -> Text:
+    """A line of a text or of two; see TaskPredictor.parse."""
+    first, *others = line.split("\t")
+    if len(others) > 1:
+        raise InputError(
+            f"{name}: expected a text, or two with one tab between them, but the input has "
+            f"{len(others)} tabs: {line!r}"
+        )
+    return (first, others[0]) if others else first
+
+
+def named_parts(text: Text) -> dict[str, str]:
+    """The texts of an input, under their names in an answer."""
+    return dict(zip(("text", "text_b"), [text] if isinstance(text, str) else text, strict=False))
