@@ -11,6 +11,7 @@ _MODULE_OF = {
     "BertClassifier": "heads",
     "BertConfig": "config",
     "BertModel": "modeling",
+    "BertMultipleChoice": "heads",
     "BertPretrainer": "heads",
     "BertSpanLabeler": "heads",
     "BertTagger": "heads",

@@ -1,9 +1,9 @@
 """Takes the encoder's outputs, returns each task's logits; next: losses.
 
 Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, H = hidden_size,
-V = vocab_size, L = num_labels, W = words of a row. Scopes and shapes are those of
-run_pretraining.py and run_classifier.py of google-research/bert. Logits are float32 under every
-dtype policy.
+V = vocab_size, L = num_labels, W = words of a row, C = choices of an example. Scopes and shapes are
+those of run_pretraining.py and run_classifier.py of google-research/bert. Logits are float32 under
+every dtype policy.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from bert_tf.config import BertConfig
 from bert_tf.crf import Allowed, Chain, Crf, constrained, everything
 from bert_tf.errors import InputError
 from bert_tf.functional import ACTIVATIONS, dropout
-from bert_tf.model_inputs import read_positions
+from bert_tf.model_inputs import CHOICES, read_inputs, read_positions
 from bert_tf.modeling import (
     BertModel,
     LayerNorm,
@@ -27,6 +27,8 @@ from bert_tf.modeling import (
 )
 
 HEAD_SITE = 100_000  # dropout site of a head, beyond those of any encoder
+# The score of a choice that there is not: so low that softmax gives it 0, and finite.
+NO_CHOICE = -1e9
 
 
 class Transform(keras.layers.Layer):
@@ -433,3 +435,83 @@ class BertTagger(keras.Model):
         bert_config = BertConfig.from_dict(config["config"])
         allowed = Allowed(*map(np.array, config["allowed"]))
         return cls(**{**config, "config": bert_config, "allowed": allowed})
+
+
+@package
+class BertMultipleChoice(keras.Model):
+    """BERT with a score for each of several rows: the likeliest one is chosen.
+
+    The score is the dot product of the pooled output and a vector (Devlin et al. 2019, arXiv
+    1810.04805, section 4.4). The bias that comes with it changes no probability; it makes the
+    weights those of a BertClassifier with one label.
+
+    Args:
+        config: as for BertModel.
+        dropout_prob: dropout of the pooled output; by default ``hidden_dropout_prob``.
+        seed: as for BertModel.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        dropout_prob: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.dropout_prob = config.hidden_dropout_prob if dropout_prob is None else dropout_prob
+        self.dropout_seeds = keras.random.SeedGenerator(seed)
+        self.bert = BertModel(config, seed=seed, dtype=self.dtype_policy)
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights of ``create_linear`` with one output."""
+        if not self.built:
+            self.output_weights, self.output_bias = create_linear(self, 1, self.config)
+
+    def call(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Runs encoder and head.
+
+        Args:
+            inputs: those of BertModel, but int32 [B, C, S] each. A choice whose ``input_mask`` is
+                all 0 is one that the example lacks.
+            training: whether dropout is on.
+            dropout_seed: as for BertModel.
+
+        Returns:
+            Logits, float32 [B, C]; NO_CHOICE where an example lacks a choice.
+        """
+        seed = next_dropout_seed(self, training, dropout_seed)
+        choices = read_inputs(inputs, self.config, CHOICES)
+        shape = tf.shape(choices.input_ids)
+        rows = {
+            name: tf.reshape(value, [-1, shape[2]])  # [B * C, S]
+            for name, value in choices._asdict().items()
+        }
+        pooled = self.bert(rows, training=training, dropout_seed=seed)["pooled_output"]
+        pooled = dropout(pooled, self.dropout_prob, seed, HEAD_SITE)  # [B * C, H]
+        scores = linear(pooled, self.output_weights.value, self.output_bias.value)
+        is_choice = tf.reduce_any(choices.input_mask > 0, axis=2)  # [B, C]
+        return tf.where(is_choice, tf.reshape(scores, shape[:2]), NO_CHOICE)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as Keras saves them."""
+        return {
+            **super().get_config(),
+            "config": self.config.to_dict(),
+            "dropout_prob": self.dropout_prob,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "BertMultipleChoice":
+        """Inverse of ``get_config``."""
+        return cls(**{**config, "config": BertConfig.from_dict(config["config"])})

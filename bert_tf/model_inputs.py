@@ -1,9 +1,9 @@
 """Takes what a caller gives a model, returns checked int32 tensors; next: modeling.
 
-Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq.
+Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, C = choices of an example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -11,16 +11,21 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
 
+ROWS = ("batch_size", "length")
+CHOICES = ("batch_size", "choices", "length")
+
 
 class ModelInputs(NamedTuple):
-    """The encoder's inputs, int32 [B, S] each."""
+    """The encoder's inputs, int32 [B, S] each, or [B, C, S] where an example is several rows."""
 
     input_ids: tf.Tensor
     input_mask: tf.Tensor
     segment_ids: tf.Tensor
 
 
-def read_inputs(inputs: Mapping[str, Any], config: BertConfig) -> ModelInputs:
+def read_inputs(
+    inputs: Mapping[str, Any], config: BertConfig, axes: Sequence[str] = ROWS
+) -> ModelInputs:
     """Checks a model's inputs and fills in what may be left out.
 
     Shapes are checked as far as they are known. The values of ids are looked at in eager mode only:
@@ -29,13 +34,14 @@ def read_inputs(inputs: Mapping[str, Any], config: BertConfig) -> ModelInputs:
     Args:
         inputs: as for BertModel.
         config: the model's.
+        axes: ROWS or CHOICES, which says the shape of each input.
 
     Raises:
         InputError: naming the input, what was expected and what came.
     """
-    input_ids = _matrix("input_ids", _required(inputs, "input_ids"))
+    input_ids = _ids("input_ids", _required(inputs, "input_ids"), axes)
     given = {
-        name: _matrix(name, inputs[name])
+        name: _ids(name, inputs[name], axes)
         for name in ("input_mask", "segment_ids")
         if inputs.get(name) is not None
     }
@@ -44,7 +50,7 @@ def read_inputs(inputs: Mapping[str, Any], config: BertConfig) -> ModelInputs:
             raise InputError(
                 f"{name} has the shape {tensor.shape}, but input_ids has {input_ids.shape}"
             )
-    seq_length = input_ids.shape[1]
+    seq_length = input_ids.shape[-1]
     if seq_length is not None and not 1 <= seq_length <= config.max_position_embeddings:
         raise InputError(
             f"input_ids: a sequence of {seq_length} tokens, but it must have 1 to "
@@ -62,7 +68,7 @@ def read_inputs(inputs: Mapping[str, Any], config: BertConfig) -> ModelInputs:
 
 def read_positions(inputs: Mapping[str, Any], name: str, seq_length: int | None) -> tf.Tensor:
     """Positions in the sequence, int32 [B, P], checked as ``read_inputs`` does."""
-    positions = _matrix(name, _required(inputs, name))
+    positions = _ids(name, _required(inputs, name), ROWS)
     if seq_length is not None:
         _check_values(name, positions, seq_length, "the sequence's length")
     return positions
@@ -74,12 +80,12 @@ def _required(inputs: Mapping[str, Any], name: str) -> Any:
     return inputs[name]
 
 
-def _matrix(name: str, value: Any) -> tf.Tensor:
+def _ids(name: str, value: Any, axes: Sequence[str]) -> tf.Tensor:
     tensor = tf.convert_to_tensor(value)
     if not (tensor.dtype.is_integer or (name == "input_mask" and tensor.dtype != tf.string)):
         raise InputError(f"{name} must be of an integer dtype, but is {tensor.dtype.name}")
-    if tensor.shape.rank not in (2, None):
-        raise InputError(f"{name} must have the shape [batch_size, length], but has {tensor.shape}")
+    if tensor.shape.rank not in (len(axes), None):
+        raise InputError(f"{name} must have the shape [{', '.join(axes)}], but has {tensor.shape}")
     return tf.cast(tensor, tf.int32)
 
 
@@ -88,8 +94,8 @@ def _check_values(name: str, ids: tf.Tensor, limit: int, what: str) -> None:
         return
     outside = tf.where((ids < 0) | (ids >= limit))
     if len(outside):
-        row, column = (int(i) for i in outside[0])
+        place = tuple(int(i) for i in outside[0])
         raise InputError(
-            f"{name}[{row}, {column}] is {int(ids[row, column])}, but {what} is {limit}: it must "
+            f"{name}{list(place)} is {int(ids[place])}, but {what} is {limit}: it must "
             f"lie in 0 to {limit - 1}. Do the vocabulary and the checkpoint belong together?"
         )

@@ -83,7 +83,8 @@ class Predictor:
                 question_answering: ``top_k`` (5), answers that are named; of features
                 and similarity: ``pooling`` (``mean``, ``max`` or ``cls``) and ``layer`` (-1, the
                 last); of features ``normalize`` (false), whether vectors get length 1; of
-                fill_mask, features and similarity ``do_lower_case``, by default as the run or the folder's name says.
+                fill_mask, features and similarity ``do_lower_case``, by default as the run or
+                the folder's name says.
 
         Raises:
             InputError: if the folder holds no such model, or the task has no such option.

@@ -10,7 +10,13 @@ import tensorflow as tf
 from bert_tf import crf, heads
 from bert_tf.checkpoint import load_checkpoint, variables_by_name
 from bert_tf.errors import InputError
-from bert_tf.heads import BertClassifier, BertPretrainer, BertSpanLabeler, BertTagger
+from bert_tf.heads import (
+    BertClassifier,
+    BertMultipleChoice,
+    BertPretrainer,
+    BertSpanLabeler,
+    BertTagger,
+)
 from bert_tf.losses import masked_lm_loss, single_label_loss
 from bert_tf.optimization import create_optimizer
 
@@ -332,3 +338,71 @@ def test_the_span_labelers_head_is_that_of_run_squad(tiny_config, make_inputs, t
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded) is BertSpanLabeler
     np.testing.assert_array_equal(loaded(inputs), mixed(inputs))
+
+
+def choices_of(inputs, batch_size):
+    """Rows as examples of several choices each."""
+    return {
+        name: inputs[name].reshape(batch_size, -1, inputs[name].shape[1])
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_choices_score_as_rows_of_a_classifier_with_one_label(tiny_config, make_inputs, training):
+    model = BertMultipleChoice(tiny_config, dropout_prob=0.35)
+    classifier = BertClassifier(tiny_config, 1, dropout_prob=0.35)
+    assert variables_by_name(model).keys() == variables_by_name(classifier).keys()
+    model.output_bias.assign([0.5])
+    classifier.set_weights(model.get_weights())
+    rows = make_inputs(tiny_config, batch_size=10)
+    choices = choices_of(rows, 2)
+    arguments = {"training": training, "dropout_seed": tf.constant([3, 4])}
+    logits = model(choices, **arguments)
+    assert logits.shape == (2, 5)
+    np.testing.assert_allclose(
+        logits, tf.reshape(classifier(rows, **arguments), [2, 5]), rtol=0, atol=1e-6
+    )
+    assert (np.abs(logits - model(choices)).max() > 1e-3) == training
+
+
+def test_a_choice_that_an_example_lacks_has_no_part(tiny_config, make_inputs):
+    model = BertMultipleChoice(tiny_config)
+    choices = choices_of(make_inputs(tiny_config, batch_size=10), 2)
+    choices = {name: value.copy() for name, value in choices.items()}
+    for value in choices.values():
+        value[1, 3:] = 0
+    labels = tf.constant([4, 2])
+
+    def gradients(batches):
+        with tf.GradientTape() as tape:
+            loss = sum(single_label_loss(model(x), y).total for x, y in batches)
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    probabilities = tf.nn.softmax(model(choices)).numpy()
+    assert probabilities[1, 3:].tolist() == [0, 0]
+    alone = [
+        {name: value[i : i + 1, :n] for name, value in choices.items()} for i, n in ((0, 5), (1, 3))
+    ]
+    np.testing.assert_allclose(
+        probabilities[1, :3], tf.nn.softmax(model(alone[1]))[0], rtol=0, atol=1e-6
+    )
+    together = gradients([(choices, labels)])
+    apart = gradients([(alone[0], labels[:1]), (alone[1], labels[1:])])
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(one), tf.convert_to_tensor(other), rtol=0, atol=1e-4
+        )
+
+
+def test_multiple_choice_under_mixed_bfloat16_and_through_keras(tiny_config, make_inputs, tmp_path):
+    model = BertMultipleChoice(tiny_config, dropout_prob=0.35, dtype="mixed_bfloat16")
+    choices = choices_of(make_inputs(tiny_config, batch_size=10), 2)
+    assert model(choices).dtype == tf.float32
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is BertMultipleChoice
+    assert loaded.dropout_prob == 0.35
+    np.testing.assert_array_equal(loaded(choices), model(choices))
+    with pytest.raises(InputError, match=r"\[batch_size, choices, length\], but has \(2, 7\)"):
+        model({"input_ids": choices["input_ids"][:, 0]})

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
-from bert_tf.model_inputs import read_inputs, read_positions
+from bert_tf.model_inputs import CHOICES, read_inputs, read_positions
 
 CONFIG = BertConfig(vocab_size=37, type_vocab_size=3, max_position_embeddings=11)
 IDS = np.array([[5, 0, 36], [7, 8, 9]])
@@ -42,6 +42,20 @@ def test_given_masks_and_segments_are_taken():
 def test_wrong_inputs_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         read_inputs({"input_ids": IDS, **changes}, CONFIG)
+
+
+def test_examples_of_several_rows():
+    ids = np.arange(30).reshape(2, 5, 3)
+    inputs = read_inputs({"input_ids": ids}, CONFIG, CHOICES)
+    np.testing.assert_array_equal(inputs.input_ids, ids)
+    for changes, message in (
+        ({"input_ids": IDS}, r"must have the shape \[batch_size, choices, length\].*\(2, 3\)"),
+        ({"input_ids": ids + 8}, r"input_ids\[1, 4, 2\] is 37"),
+        ({"input_mask": ids.reshape(5, 2, 3)}, r"input_mask has the shape \(5, 2, 3\)"),
+        ({"input_ids": np.zeros((2, 5, 12), int)}, "a sequence of 12 tokens"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_inputs({"input_ids": ids, **changes}, CONFIG, CHOICES)
 
 
 def test_positions():

@@ -77,18 +77,3 @@ def test_label_ids_and_a_tag_that_is_none(tmp_path):
     with pytest.raises(InputError) as error:
         tagging_data.label_ids(found, ("B-ORG", "I-ORG", "O"))
     assert f"{path}:6: the tag 'B-PER' (in IOB2) is not among" in str(error.value)
-
-
-def test_the_file_of_a_split_is_found(tmp_path):
-    write(tmp_path / "dev.conllu", "")
-    assert tagging_data.find_split_file(tmp_path, None, "dev") == tmp_path / "dev.conllu"
-    assert tagging_data.find_split_file(None, "x/y.txt", "dev").name == "y.txt"
-    with pytest.raises(InputError, match=r"expected one of train.txt, .* but there is none"):
-        tagging_data.find_split_file(tmp_path, None, "train")
-    with pytest.raises(InputError, match="--data_dir or --dev_file is missing"):
-        tagging_data.find_split_file(None, None, "dev")
-    write(tmp_path / "dev.txt", "")
-    with pytest.raises(
-        InputError, match=r"it has dev.txt, dev.conllu; give the file by --dev_file"
-    ):
-        tagging_data.find_split_file(tmp_path, None, "dev")

@@ -17,11 +17,12 @@ from bert_tf.tagged_text import with_predictions
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
 from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.split_files import find_split_file
 from bert_tf.tasks.tagging_data import (
+    ENDINGS,
     Sentences,
     are_entities,
     find_labels,
-    find_split_file,
     label_ids,
     read_sentences,
 )
@@ -137,7 +138,7 @@ def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
     config, tokenizer = read_model(settings)
 
     def read(split: str, with_tags: bool = True) -> Sentences:
-        path = find_split_file(settings.data_dir, getattr(settings, f"{split}_file"), split)
+        path = find_split_file(settings, split, [f"{split}{ending}" for ending in ENDINGS])
         return read_sentences(path, settings.tag_column, settings.tag_scheme, with_tags=with_tags)
 
     train = read("train") if settings.do_train or trained is None else None

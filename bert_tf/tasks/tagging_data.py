@@ -36,31 +36,6 @@ class Sentences:
     tags: list[list[str]] | None
 
 
-def find_split_file(
-    data_dir: str | pathlib.Path | None, given: str | pathlib.Path | None, split: str
-) -> pathlib.Path:
-    """The file of a split: the one that is given, or else that of the data folder.
-
-    Raises:
-        InputError: if there is none, or there are several.
-    """
-    if given is not None:
-        return pathlib.Path(given)
-    if data_dir is None:
-        raise InputError(
-            f"--data_dir or --{split}_file is missing: where are the {split} sentences?"
-        )
-    names = [f"{split}{ending}" for ending in ENDINGS]
-    found = [path for name in names if (path := pathlib.Path(data_dir) / name).is_file()]
-    if len(found) != 1:
-        there = f"it has {listed(path.name for path in found)}" if found else "there is none"
-        raise InputError(
-            f"--data_dir={data_dir}: expected one of {', '.join(names)}, but {there}; give the "
-            f"file by --{split}_file"
-        )
-    return found[0]
-
-
 def read_sentences(
     path: pathlib.Path, tag_column: str | None, tag_scheme: str, *, with_tags: bool = True
 ) -> Sentences:
