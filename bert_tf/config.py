@@ -18,6 +18,9 @@ JOBS = ("do_train", "do_eval", "do_predict")
 # What can make one vector of a text's.
 POOLINGS = ("cls", "mean", "max")
 
+# How the windows of a long text become one.
+WINDOW_POOLINGS = ("mean", "max", "attention")
+
 HIDDEN_ACTS = ("gelu", "gelu_erf", "linear", "relu", "tanh")
 
 
@@ -300,6 +303,34 @@ class Classification(SplitFiles, FineTuning):
         "the training file, sorted.",
     )
     label_separator: str = setting(",", "Own files: what separates several labels of a text.")
+    long_text: str = setting(
+        "head",
+        "What is shown of a text longer than max_seq_length: its head, its tail, both (head_tail: "
+        "128 and 382 pieces of 510), or all of it, in windows.",
+        choices=("head", "tail", "head_tail", "windows"),
+    )
+    window_stride: int | None = setting(
+        None, "Windows: pieces between the starts of two; by default they do not overlap."
+    )
+    max_windows: int = setting(8, "Windows: most of a text; what is beyond them is not shown.")
+    window_pooling: str = setting(
+        "mean", "Windows: how their vectors become one.", choices=WINDOW_POOLINGS
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least_1("window_stride", "max_windows")
+        for name in ("window_stride", "max_windows", "window_pooling"):
+            if self.long_text != "windows" and getattr(self, name) != getattr(Classification, name):
+                raise InputError(
+                    f"--{name}={getattr(self, name)}: it is for windows; give --long_text=windows "
+                    "too"
+                )
+        if self.window_stride is not None and self.window_stride > self.max_seq_length - 2:
+            raise InputError(
+                f"--window_stride={self.window_stride} would leave pieces out between windows of "
+                f"{self.max_seq_length - 2} pieces (--max_seq_length without [CLS] and [SEP])"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

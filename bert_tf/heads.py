@@ -1,22 +1,23 @@
 """Takes the encoder's outputs, returns each task's logits; next: losses.
 
 Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, H = hidden_size,
-V = vocab_size, L = num_labels, W = words of a row, C = choices of an example. Scopes and shapes are
-those of run_pretraining.py and run_classifier.py of google-research/bert. Logits are float32 under
-every dtype policy.
+V = vocab_size, L = num_labels, W = words of a row, C = choices or windows of an example. Scopes and
+shapes are those of run_pretraining.py, run_classifier.py and run_squad.py of google-research/bert.
+Logits are float32 under every dtype policy.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.config import BertConfig
+from bert_tf.config import WINDOW_POOLINGS, BertConfig
 from bert_tf.crf import Allowed, Chain, Crf, constrained, everything
 from bert_tf.errors import InputError
 from bert_tf.functional import ACTIVATIONS, dropout
-from bert_tf.model_inputs import CHOICES, read_inputs, read_positions
+from bert_tf.model_inputs import CHOICES, WINDOWS, read_inputs, read_positions
 from bert_tf.modeling import (
     BertModel,
     LayerNorm,
@@ -115,6 +116,68 @@ def linear(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return tf.matmul(x, weights, transpose_b=True) + bias
 
 
+def pooled_rows(
+    bert: BertModel,
+    inputs: dict[str, tf.Tensor],
+    axes: Sequence[str],
+    training: bool,
+    seed: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Encodes examples of several rows each.
+
+    Args:
+        bert: the encoder.
+        inputs: its inputs, but int32 [B, C, S] each.
+        axes: of the inputs, as for ``read_inputs``.
+        training: whether dropout is on.
+        seed: as for BertModel.
+
+    Returns:
+        The pooled output of every row, float [B * C, H], and bool [B, C], which rows there are:
+        those whose ``input_mask`` is not all 0.
+    """
+    examples = read_inputs(inputs, bert.config, axes)
+    seq_length = tf.shape(examples.input_ids)[2]
+    rows = {
+        name: tf.reshape(value, [-1, seq_length])  # [B * C, S]
+        for name, value in examples._asdict().items()
+    }
+    pooled = bert(rows, training=training, dropout_seed=seed)["pooled_output"]
+    return pooled, tf.reduce_any(examples.input_mask > 0, axis=2)
+
+
+class WindowPooling(keras.layers.Layer):
+    """The vectors of a text's windows as one: their ``mean``, ``max``, or a learned ``attention``.
+
+    Attention gives each window a score, as a Linear of one output, and weights by their softmax.
+    """
+
+    def __init__(self, how: str, config: BertConfig, **kwargs: Any) -> None:
+        super().__init__(name="window_pooling", **kwargs)
+        self.how = how
+        self.attention = None
+        if how == "attention":
+            self.attention = Linear(1, config, "attention", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds what is learned."""
+        if self.attention is not None:
+            self.attention.build()
+
+    def call(self, vectors: tf.Tensor, is_window: tf.Tensor) -> tf.Tensor:
+        """Float [B * C, H] and bool [B, C] -> float32 [B, H]."""
+        shape = tf.concat([tf.shape(is_window), [vectors.shape[1]]], axis=0)
+        windows = tf.reshape(tf.cast(vectors, tf.float32), shape)  # [B, C, H]
+        if self.how == "max":
+            lowest = windows.dtype.min
+            return tf.reduce_max(tf.where(is_window[..., tf.newaxis], windows, lowest), axis=1)
+        scores = tf.zeros(shape[:2])
+        if self.attention is not None:
+            scores = tf.reshape(self.attention(vectors), shape[:2])  # [B, C]
+        weights = tf.nn.softmax(tf.where(is_window, scores, NO_CHOICE))
+        return tf.reduce_sum(weights[..., tf.newaxis] * windows, axis=1)
+
+
 class PretrainingHeads(keras.layers.Layer):
     """The scope ``cls``: masked-LM and next-sentence heads."""
 
@@ -201,6 +264,8 @@ class BertClassifier(keras.Model):
         num_labels: L; 1 for regression.
         dropout_prob: dropout of the pooled output; by default ``hidden_dropout_prob``, which is
             the 0.1 that run_classifier.py has fixed, in every released configuration.
+        window_pooling: for texts of several windows, how their pooled outputs become one: ``mean``,
+            ``max`` or ``attention``; the inputs are then int32 [B, C, S] each.
         seed: as for BertModel.
     """
 
@@ -210,17 +275,27 @@ class BertClassifier(keras.Model):
         num_labels: int,
         *,
         dropout_prob: float | None = None,
+        window_pooling: str | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         if num_labels < 1:
             raise InputError(f"num_labels must be at least 1, but is {num_labels}")
+        if window_pooling not in (None, *WINDOW_POOLINGS):
+            raise InputError(
+                f"window_pooling must be one of {', '.join(WINDOW_POOLINGS)}, but is "
+                f"{window_pooling!r}"
+            )
         super().__init__(**kwargs)
         self.config = config
         self.num_labels = num_labels
         self.dropout_prob = config.hidden_dropout_prob if dropout_prob is None else dropout_prob
         self.dropout_seeds = keras.random.SeedGenerator(seed)
         self.bert = BertModel(config, seed=seed, dtype=self.dtype_policy)
+        self.window_pooling = None
+        if window_pooling is not None:
+            self.window_pooling = WindowPooling(window_pooling, config, dtype=self.dtype_policy)
+            self.window_pooling.build()
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -239,7 +314,8 @@ class BertClassifier(keras.Model):
         """Runs encoder and head.
 
         Args:
-            inputs: those of BertModel.
+            inputs: those of BertModel; with ``window_pooling``, a window whose ``input_mask`` is
+                all 0 is one that the text lacks.
             training: whether dropout is on.
             dropout_seed: as for BertModel.
 
@@ -247,7 +323,11 @@ class BertClassifier(keras.Model):
             Logits, float32 [B, L].
         """
         seed = next_dropout_seed(self, training, dropout_seed)
-        pooled = self.bert(inputs, training=training, dropout_seed=seed)["pooled_output"]
+        if self.window_pooling is None:
+            pooled = self.bert(inputs, training=training, dropout_seed=seed)["pooled_output"]
+        else:
+            vectors, is_window = pooled_rows(self.bert, inputs, WINDOWS, training, seed)
+            pooled = self.window_pooling(vectors, is_window)
         pooled = dropout(pooled, self.dropout_prob, seed, HEAD_SITE)
         return linear(pooled, self.output_weights.value, self.output_bias.value)
 
@@ -258,6 +338,7 @@ class BertClassifier(keras.Model):
             "config": self.config.to_dict(),
             "num_labels": self.num_labels,
             "dropout_prob": self.dropout_prob,
+            "window_pooling": None if self.window_pooling is None else self.window_pooling.how,
         }
 
     @classmethod
@@ -489,17 +570,10 @@ class BertMultipleChoice(keras.Model):
             Logits, float32 [B, C]; NO_CHOICE where an example lacks a choice.
         """
         seed = next_dropout_seed(self, training, dropout_seed)
-        choices = read_inputs(inputs, self.config, CHOICES)
-        shape = tf.shape(choices.input_ids)
-        rows = {
-            name: tf.reshape(value, [-1, shape[2]])  # [B * C, S]
-            for name, value in choices._asdict().items()
-        }
-        pooled = self.bert(rows, training=training, dropout_seed=seed)["pooled_output"]
+        pooled, is_choice = pooled_rows(self.bert, inputs, CHOICES, training, seed)
         pooled = dropout(pooled, self.dropout_prob, seed, HEAD_SITE)  # [B * C, H]
         scores = linear(pooled, self.output_weights.value, self.output_bias.value)
-        is_choice = tf.reduce_any(choices.input_mask > 0, axis=2)  # [B, C]
-        return tf.where(is_choice, tf.reshape(scores, shape[:2]), NO_CHOICE)
+        return tf.where(is_choice, tf.reshape(scores, tf.shape(is_choice)), NO_CHOICE)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras saves them."""

@@ -1,6 +1,7 @@
 """Takes what a caller gives a model, returns checked int32 tensors; next: modeling.
 
-Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, C = choices of an example.
+Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, C = choices or windows of an
+example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from bert_tf.errors import InputError
 
 ROWS = ("batch_size", "length")
 CHOICES = ("batch_size", "choices", "length")
+WINDOWS = ("batch_size", "windows", "length")
 
 
 class ModelInputs(NamedTuple):
@@ -34,7 +36,7 @@ def read_inputs(
     Args:
         inputs: as for BertModel.
         config: the model's.
-        axes: ROWS or CHOICES, which says the shape of each input.
+        axes: ROWS, CHOICES or WINDOWS, which says the shape of each input.
 
     Raises:
         InputError: naming the input, what was expected and what came.

@@ -37,11 +37,13 @@ class PackedTexts:
         segment_starts: int64 [num_examples], where segment 1 starts (the row's length if it has
             only one segment).
         num_truncated: how many examples lost pieces.
+        num_lost: how many pieces they lost.
     """
 
     input_ids: RaggedIds
     segment_starts: np.ndarray
     num_truncated: int
+    num_lost: int = 0
 
     @property
     def lengths(self) -> np.ndarray:
@@ -115,8 +117,10 @@ def pack_texts(
     if text_b is not None:
         _copy_rows(values, starts + 2 + kept_a, text_b, kept_b)
     values[row_splits[1:] - 1] = sep_id  # of a single text, the one that it has already
-    num_truncated = int(np.count_nonzero(kept_a + kept_b < lengths_a + lengths_b))
-    return PackedTexts(RaggedIds(values, row_splits), kept_a + 2, num_truncated)
+    lost = lengths_a + lengths_b - kept_a - kept_b
+    return PackedTexts(
+        RaggedIds(values, row_splits), kept_a + 2, int(np.count_nonzero(lost)), int(lost.sum())
+    )
 
 
 def runs(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> RaggedIds:

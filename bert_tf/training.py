@@ -513,7 +513,7 @@ class Evaluator:
             outputs = model(inputs, training=False)
             return outputs, loss.terms(outputs, batch) if loss is not None else {}
 
-        self._forward = tf.function(forward, autograph=False, reduce_retracing=True)
+        self._forward = tf.function(forward, autograph=False)
 
     def __call__(
         self, dataset: tf.data.Dataset, num_batches: int, description: str | None = None
@@ -550,6 +550,8 @@ class Evaluator:
         Yields:
             ``example_ids`` int64 [B], their outputs, float32 [B, …], and the loss's parts.
         """
+        # Traced once, for the shapes of all batches.
+        forward = self._forward.get_concrete_function(dataset.element_spec)
         for batch in tqdm.tqdm(
             dataset,
             total=num_batches,
@@ -558,7 +560,7 @@ class Evaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            outputs, terms = self._forward(batch)
+            outputs, terms = forward(batch)
             yield batch["example_ids"].numpy(), outputs.numpy(), terms
 
 

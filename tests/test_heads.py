@@ -406,3 +406,44 @@ def test_multiple_choice_under_mixed_bfloat16_and_through_keras(tiny_config, mak
     np.testing.assert_array_equal(loaded(choices), model(choices))
     with pytest.raises(InputError, match=r"\[batch_size, choices, length\], but has \(2, 7\)"):
         model({"input_ids": choices["input_ids"][:, 0]})
+
+
+@pytest.mark.parametrize("how", ["mean", "max", "attention"])
+def test_windows_are_pooled_to_one_vector(tiny_config, make_inputs, tmp_path, how):
+    model = BertClassifier(tiny_config, 3, window_pooling=how)
+    rows = make_inputs(tiny_config, batch_size=10)
+    texts = {name: value.copy() for name, value in choices_of(rows, 2).items()}
+    for value in texts.values():
+        value[1, 3:] = 0  # a text of three windows
+    vectors = model.bert(rows)["pooled_output"].numpy().astype(np.float64).reshape(2, 5, -1)
+    if how == "attention":
+        attention = model.window_pooling.attention
+        attention.output_weights.assign(attention.output_weights * 50)
+        names = {name for name in variables_by_name(model) if name.startswith("window_pooling")}
+        assert names == {
+            "window_pooling/attention/output_weights",
+            "window_pooling/attention/output_bias",
+        }
+    expected = []
+    for windows in (vectors[0], vectors[1, :3]):
+        if how == "max":
+            pooled = windows.max(axis=0)
+        else:
+            scores = np.zeros(len(windows))
+            if how == "attention":
+                scores = windows @ attention.output_weights.numpy()[0]
+                assert np.ptp(scores) > 0.1
+            weights = np.exp(scores) / np.exp(scores).sum()
+            pooled = weights @ windows
+        expected.append(pooled @ model.output_weights.numpy().T)
+    np.testing.assert_allclose(model(texts), expected, rtol=0, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(texts), model(texts))
+
+
+def test_ways_to_pool_are_known(tiny_config):
+    with pytest.raises(InputError, match="must be one of mean, max, attention, but is 'sum'"):
+        BertClassifier(tiny_config, 3, window_pooling="sum")
+    with pytest.raises(InputError, match=r"\[batch_size, windows, length\]"):
+        BertClassifier(tiny_config, 3, window_pooling="max")({"input_ids": np.ones((2, 3), int)})

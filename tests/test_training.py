@@ -746,7 +746,7 @@ def test_evaluation_counts_each_example_once_in_its_own_place(tiny_config, featu
         ids = features.texts.input_ids.values[None, splits[row] : splits[row + 1]]
         logits = model({"input_ids": ids})[0].numpy().astype(np.float64)
         np.testing.assert_allclose(evaluation.outputs[row], logits, rtol=0, atol=1e-5)
-        total += np.log(np.exp(logits).sum()) - logits[features.labels[row]]
+        total += np.log(np.exp(logits).sum()) - logits[features.labels["label_ids"][row]]
     assert set(evaluation.losses) == {"loss"}
     assert evaluation.losses["loss"] == pytest.approx(total / 23, rel=1e-5)
 

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import pathlib
 
-import numpy as np
-
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import Classification
@@ -46,8 +44,11 @@ def load(folder: pathlib.Path) -> TextClassifier:
 
 def takes_pairs(classifier: TextClassifier) -> bool:
     """Whether a classifier was trained on pairs of texts."""
-    layouts = _find_task(classifier.settings).layouts
-    return any(layout.text_b_column is not None for layout in layouts.values())
+    return _has_pairs(_find_task(classifier.settings))
+
+
+def _has_pairs(task: ClassificationTask) -> bool:
+    return any(layout.text_b_column is not None for layout in task.layouts.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class _Prepared(fine_tuning.Task):
     """Everything a run reads, read and checked."""
 
     command = COMMAND
-    new_variables = ("output_*",)
+    new_variables = ("output_*", "window_pooling/*")
 
     task: ClassificationTask
     labels: tuple[str, ...]
@@ -92,13 +93,11 @@ class _Prepared(fine_tuning.Task):
         examples = self.train
         assert examples is not None
         features = learner.features(examples.text_a, examples.text_b, examples.labels)
-        lengths = features.lengths
         return fine_tuning.Lesson(
-            lengths,
+            features.lengths,
             len(examples),
             functools.partial(learner.batches, features),
-            f"median length {np.median(lengths):.0f}, {features.texts.num_truncated} cut to "
-            f"{self.settings.max_seq_length} pieces",
+            learner.described(features),
         )
 
     def write_files(self, folder: pathlib.Path) -> None:
@@ -134,6 +133,11 @@ class _Prepared(fine_tuning.Task):
 def _prepare(settings: Classification, trained: pathlib.Path | None) -> _Prepared:
     config, tokenizer = read_model(settings)
     task = _find_task(settings)
+    if settings.long_text != "head" and _has_pairs(task):
+        raise InputError(
+            f"--long_text={settings.long_text}: it is for single texts, but this task has pairs; "
+            "leave it out"
+        )
     if trained is not None:
         labels = _labels_of(trained, task)
     else:

@@ -3,6 +3,8 @@
 Axes: n = number of examples, L = num_labels.
 """
 
+import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import scipy.special
 from bert_tf.config import BertConfig, Classification
 from bert_tf.heads import BertClassifier
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.long_text import shortened, windows
 from bert_tf.losses import (
     Batch,
     Loss,
@@ -21,10 +24,12 @@ from bert_tf.losses import (
     regression_loss,
     single_label_loss,
 )
-from bert_tf.packing import RaggedIds, pack_texts
+from bert_tf.packing import PackedTexts, RaggedIds, pack_texts
 from bert_tf.tasks.classification_data import Examples
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import Evaluator
+
+log = logging.getLogger(__name__)
 
 
 class TextClassifier:
@@ -54,7 +59,8 @@ class TextClassifier:
         self.tokenizer = tokenizer
         self.labels = labels
         self.task_type = task_type
-        self.model = BertClassifier(config, num_labels=len(labels) or 1)
+        pooling = settings.window_pooling if settings.long_text == "windows" else None
+        self.model = BertClassifier(config, num_labels=len(labels) or 1, window_pooling=pooling)
         self.loss = Loss(self._terms, lambda batch: {"loss": examples_weight(batch["label_ids"])})
         self._evaluator = Evaluator(self.model, self.loss)
         self._predictor = Evaluator(self.model)
@@ -70,14 +76,50 @@ class TextClassifier:
     def features(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, labels: np.ndarray | None = None
     ) -> Features:
-        """Tokenizes and packs texts."""
+        """Tokenizes and packs texts, of long ones what the settings say."""
         ragged_a = RaggedIds(*self.tokenizer.encode_batch(text_a))
         ragged_b = None if text_b is None else RaggedIds(*self.tokenizer.encode_batch(text_b))
-        vocabulary = self.tokenizer.vocabulary
-        packed = pack_texts(
-            ragged_a, ragged_b, self.settings.max_seq_length, vocabulary.cls_id, vocabulary.sep_id
+        named = {} if labels is None else {"label_ids": labels}
+        how = self.settings.long_text
+        if how == "head":
+            return Features(self._packed(ragged_a, ragged_b), named)
+        room = self.settings.max_seq_length - 2
+        row_splits = None
+        if how == "windows":
+            stride = self.settings.window_stride or room
+            rows, row_splits, shown = windows(ragged_a, room, stride, self.settings.max_windows)
+        else:
+            rows = shortened(ragged_a, room, how)
+            shown = rows.lengths
+        lost = ragged_a.lengths - shown
+        packed = dataclasses.replace(
+            self._packed(rows, None),
+            num_truncated=int(np.count_nonzero(lost)),
+            num_lost=int(lost.sum()),
         )
-        return Features(packed, {} if labels is None else {"label_ids": labels})
+        return Features(packed, named, row_splits=row_splits)
+
+    def described(self, features: Features) -> str:
+        """How long texts are, and what of them is not shown, for the log."""
+        texts = features.texts
+        assert isinstance(texts, PackedTexts)
+        said = f"median length {np.median(features.lengths):.0f}"
+        if features.row_splits is not None:
+            said += f" in {np.mean(np.diff(features.row_splits)):.2f} windows"
+        if not texts.num_truncated:
+            return f"{said}, none cut"
+        share = texts.num_truncated / len(features)
+        lost = texts.num_lost / (texts.num_lost + len(texts.input_ids.values))
+        return (
+            f"{said}, {texts.num_truncated} ({share:.1%}) cut, which leaves out {lost:.1%} of all "
+            "pieces"
+        )
+
+    def _packed(self, text_a: RaggedIds, text_b: RaggedIds | None) -> PackedTexts:
+        vocabulary = self.tokenizer.vocabulary
+        return pack_texts(
+            text_a, text_b, self.settings.max_seq_length, vocabulary.cls_id, vocabulary.sep_id
+        )
 
     def batches(self, features: Features, plan: np.ndarray) -> Any:
         """The planned batches, padded as the settings say."""
@@ -87,6 +129,7 @@ class TextClassifier:
     def evaluate(self, examples: Examples) -> tuple[np.ndarray, dict[str, float]]:
         """The logits of labelled examples, float32 [n, L], and the loss."""
         features = self.features(examples.text_a, examples.text_b, examples.labels)
+        log.info("evaluating on %d examples; %s", len(features), self.described(features))
         plan = evaluation_plan(features.lengths, self.settings.eval_batch_size)
         found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
         return np.stack(found.outputs), found.losses
