@@ -1,5 +1,6 @@
 """``bert-tf extract_features``, vectors and similarities: against the model on each text alone."""
 
+import dataclasses
 import errno
 import io
 import itertools
@@ -15,7 +16,7 @@ import tensorflow as tf
 from bert_tf import Predictor
 from bert_tf.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from bert_tf.cli.main import main
-from bert_tf.config import POOLINGS, BertConfig
+from bert_tf.config import POOLINGS, BertConfig, ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.heads import BertPretrainer
 from bert_tf.modeling import BertModel
@@ -472,3 +473,20 @@ def test_real_weights_give_the_files_of_the_original(shared, tmp_path):
     ]
     expected = np.load(golden / "features_first8.npz")["values"]
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
+
+
+def test_similarities_are_those_published_for_the_same_weights(shared, tmp_path):
+    """The first example in the documentation of Sentence Transformers (all-MiniLM-L6-v2)."""
+    folder = shared / "checkpoints" / "uncased_L-6_H-384_A-12"
+    config = BertConfig.from_json_file(folder / "bert_config.json")
+    config = dataclasses.replace(config, hidden_act="gelu_erf")  # the form that is used there
+    (tmp_path / "bert_config.json").write_text(config.to_json_string())
+    files = ModelFiles(
+        vocab_file=str(folder / "vocab.txt"),
+        bert_config_file=str(tmp_path / "bert_config.json"),
+        init_checkpoint=str(folder / "bert_model.ckpt"),
+    )
+    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    predictor = Predictor.load(files, task="features")
+    scores = predictor.similarity(list(itertools.combinations(texts, 2)))
+    assert scores == pytest.approx([0.6660, 0.1046, 0.1411], abs=5e-5)
