@@ -315,6 +315,11 @@ class Tagging(SplitFiles, FineTuning):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice(SplitFiles, FineTuning):
+    """The settings of ``bert-tf run_multiple_choice``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Masking:
     """What is masked, as the two pretraining commands take it."""
 
@@ -573,10 +578,10 @@ class Prediction(ModelFiles):
     )
     task: str | None = setting(
         None,
-        "classification: labels; tagging: words with tags, and entities; fill_mask: the likeliest "
-        "pieces for each [MASK], and for a pair how likely the second text follows the first. By "
-        "default what the run trained.",
-        choices=("classification", "tagging", "fill_mask"),
+        "classification: labels; tagging: words with tags, and entities; multiple_choice: one of "
+        "the choices; fill_mask: the likeliest pieces for each [MASK], and for a pair how likely "
+        "the second text follows the first. By default what the run trained.",
+        choices=("classification", "tagging", "multiple_choice", "fill_mask"),
     )
     top_k: int | None = setting(None, "fill_mask: pieces for each [MASK]; 5 by default.")
     input_file: str | None = setting(None, "A file with one text per line.")

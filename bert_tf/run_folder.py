@@ -228,6 +228,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
             temporary.unlink()
 
 
+def write_table(path: pathlib.Path, rows: Iterable[Iterable[object]]) -> None:
+    """Writes a line for each row, with tabs between its values; whole or not at all."""
+    write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
     """Makes a folder if there is none, and keeps other processes from claiming it.

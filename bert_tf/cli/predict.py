@@ -12,9 +12,9 @@ from bert_tf.errors import InputError
 USAGE = """usage: bert-tf predict --model_dir=DIR [TEXT ...] [--flags]
        bert-tf predict --task=fill_mask --checkpoint=DIR "the capital of France is [MASK] ."
 
-Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, or
-with what may stand for [MASK]. In a pair, a tab separates the two texts. Prints one JSON object
-per text."""
+Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, with
+one of several choices, or with what may stand for [MASK]. In a pair, a tab separates the two texts;
+before each choice there is one. Prints one JSON object per text."""
 
 
 def run(arguments: Sequence[str]) -> None:

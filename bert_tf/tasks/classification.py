@@ -107,10 +107,7 @@ class _Prepared(fine_tuning.Task):
             rows = learner.probabilities(
                 examples.text_a, examples.text_b, self.settings.predict_batch_size, "predicting"
             )
-            lines = ("\t".join(str(value) for value in row) for row in rows)
-            run_folder.write_text(
-                folder / _test_results_name(part), "".join(f"{line}\n" for line in lines)
-            )
+            run_folder.write_table(folder / _test_results_name(part), rows)
         return results
 
 

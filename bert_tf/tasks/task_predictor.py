@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-Text = str | tuple[str, str] | list[str]
+Text = str | tuple[str, str] | list[str] | tuple[str, list[str]]
 # The number of a text, from 0 -> what a message calls it.
 NameOf = Callable[[int], str]
 
@@ -12,7 +12,7 @@ class TaskPredictor(Protocol):
     """Text in, answers of one kind out."""
 
     def parse(self, line: str, name: str) -> Text:
-        """The input that a line stands for; in a pair, a tab separates the two texts.
+        """The input that a line stands for; a tab separates the texts of a pair, or of a question.
 
         Args:
             line: without its end.
