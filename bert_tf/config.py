@@ -355,6 +355,11 @@ class Tagging(SplitFiles, FineTuning):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice(SplitFiles, FineTuning):
+    """The settings of ``bert-tf run_multiple_choice``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(FineTuning):
     """The settings of ``bert-tf run_squad``."""
 
@@ -745,14 +750,15 @@ class Prediction(ModelFiles):
     )
     task: str | None = setting(
         None,
-        "classification: labels; tagging: words with tags, and entities; question_answering: "
-        "answers to questions about contexts; fill_mask: the likeliest pieces for each [MASK], and "
-        "for a pair how likely the second text follows the first; features: one vector; "
-        "similarity: of a pair, the cosine of the two texts' vectors. By default what the run "
-        "trained.",
+        "classification: labels; tagging: words with tags, and entities; multiple_choice: one of "
+        "the choices; question_answering: answers to questions about contexts; fill_mask: the "
+        "likeliest pieces for each [MASK], and for a pair how likely the second text follows the "
+        "first; features: one vector; similarity: of a pair, the cosine of the two texts' vectors. "
+        "By default what the run trained.",
         choices=(
             "classification",
             "tagging",
+            "multiple_choice",
             "question_answering",
             "fill_mask",
             "features",

@@ -11,9 +11,11 @@ from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError, did_you_mean
 from bert_tf.tasks import (
     answer_predictor,
+    choice_predictor,
     classification,
     fill_mask,
     label_predictor,
+    multiple_choice,
     pair_similarity,
     pretraining,
     question_answering,
@@ -40,6 +42,7 @@ class Task(NamedTuple):
 TASKS = {
     "classification": Task(classification.COMMAND, label_predictor.load),
     "tagging": Task(tagging.COMMAND, tag_predictor.load),
+    "multiple_choice": Task(multiple_choice.COMMAND, choice_predictor.load),
     "question_answering": Task(question_answering.COMMAND, answer_predictor.load),
     "fill_mask": Task(pretraining.COMMAND, fill_mask.load),
     "features": Task(None, text_vectors.load),
@@ -106,7 +109,7 @@ class Predictor:
         return cls(load(model, **options), batch_size)
 
     def parse(self, line: str, name: str) -> Text:
-        """The input that a line stands for; in a pair, a tab separates the two texts.
+        """The input that a line stands for; a tab separates the texts of a pair, or of a question.
 
         Args:
             line: without its end.
@@ -125,8 +128,9 @@ class Predictor:
         Args:
             texts: one str each, or (str, str) for pairs; classification takes what the model was
                 trained on, fill_mask both, with a literal ``[MASK]`` for each piece to find,
-                tagging a str or a list of words, question_answering (question, context), features
-                both, and similarity pairs.
+                tagging a str or a list of words, multiple_choice (str, [str, …]), a context and its
+                choices, any number of them, question_answering (question, context), features both,
+                and similarity pairs.
             name_of: what a message calls a text, given its number from 0.
 
         Returns:
@@ -140,6 +144,9 @@ class Predictor:
             for tagging ``words``, each with its ``word``, ``start`` and ``end`` in the text,
             ``tag`` and ``score``, and, if the tags are entities', ``entities``, each with its
             ``type``, ``text``, ``start``, ``end`` and ``score``;
+
+            for multiple_choice ``choices``, the ``label`` of the likeliest (its number, from 0),
+            that ``choice``, its ``score`` and the ``probabilities`` of all, a list;
 
             for question_answering, instead of ``text`` and ``text_b``, ``question`` and
             ``context``, ``answer`` with its ``score``, ``start`` and ``end`` in the context, the

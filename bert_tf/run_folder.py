@@ -243,6 +243,11 @@ def of_part(name: str, part: str) -> str:
     return f"{path.stem}_{part}{path.suffix}" if part else name
 
 
+def write_table(path: pathlib.Path, rows: Iterable[Iterable[object]]) -> None:
+    """Writes a line for each row, with tabs between its values; whole or not at all."""
+    write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
     """Makes a folder if there is none, and keeps other processes from claiming it.

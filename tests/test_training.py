@@ -18,7 +18,7 @@ from bert_tf import training
 from bert_tf.checkpoint import load_checkpoint, save_checkpoint, variables_by_name
 from bert_tf.errors import InputError
 from bert_tf.functional import dropout
-from bert_tf.heads import BertClassifier, BertPretrainer
+from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
 from bert_tf.losses import (
     Loss,
@@ -364,7 +364,11 @@ class MeanOfMeans(TrainStep):
 
 def take_steps(kind, step_class, config, initial, micro_batch_size, size=6):
     """Five steps; returns the weights and the last step's values."""
-    model = BertPretrainer(config) if kind == "pretrainer" else BertClassifier(config, 3)
+    model = {
+        "pretrainer": lambda: BertPretrainer(config),
+        "classifier": lambda: BertClassifier(config, 3),
+        "multiple_choice": lambda: BertMultipleChoice(config),
+    }[kind]()
     if initial:
         model.set_weights(initial)
     start = model.get_weights()
@@ -376,18 +380,24 @@ def take_steps(kind, step_class, config, initial, micro_batch_size, size=6):
         metrics=masked_lm_accuracy if kind == "pretrainer" else None,
         micro_batch_size=micro_batch_size,
     )
+
+    def batch_of(number):
+        batch = global_batch(config, number, size)
+        batch["label_ids"] = batch["next_sentence_labels"]
+        if kind == "multiple_choice":  # between each row and the next one
+            for name in ("input_ids", "input_mask", "segment_ids"):
+                batch[name] = np.stack([batch[name], np.roll(batch[name], 1, axis=0)], axis=1)
+        return batch
+
     # A batch's shape is not known ahead: rows are as long as its longest, the last one is smaller.
-    batch = global_batch(config, 0, size)
-    specs = {name: tf.TensorSpec([None] * value.ndim, value.dtype) for name, value in batch.items()}
-    specs["label_ids"] = specs["next_sentence_labels"]
+    specs = {n: tf.TensorSpec([None] * value.ndim, value.dtype) for n, value in batch_of(0).items()}
     update = tf.function(step, autograph=False, input_signature=[specs])
     for number in range(5):
-        batch = global_batch(config, number, size)
-        values = update({**batch, "label_ids": batch["next_sentence_labels"]})
+        values = update(batch_of(number))
     return model.get_weights(), start, {name: float(value) for name, value in values.items()}
 
 
-@pytest.mark.parametrize("kind", ["pretrainer", "classifier"])
+@pytest.mark.parametrize("kind", ["pretrainer", "classifier", "multiple_choice"])
 def test_micro_batches_give_the_update_of_the_whole_batch(tiny_config, kind):
     config = without_dropout(tiny_config)
     weights = [global_batch(config, number)["masked_lm_weights"] for number in range(5)]
@@ -400,7 +410,7 @@ def test_micro_batches_give_the_update_of_the_whole_batch(tiny_config, kind):
             assert_same_training(final, expected, initial, config)
         for value, goal in zip(final, expected, strict=True):
             np.testing.assert_allclose(value, goal, rtol=0, atol=1e-4)
-    if kind == "pretrainer":  # the classifier's weights are equal, so that it would not be seen
+    if kind == "pretrainer":  # the others' weights are equal, so that it would not be seen
         wrong, _, _ = take_steps(kind, MeanOfMeans, config, initial, 3)
         with pytest.raises(AssertionError):
             assert_same_training(wrong, expected, initial, config)

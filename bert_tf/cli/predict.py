@@ -14,8 +14,9 @@ USAGE = """usage: bert-tf predict --model_dir=DIR [TEXT ...] [--flags]
        bert-tf predict --task=similarity --checkpoint=DIR $'a text\ta similar one'
 
 Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, with
-what may stand for [MASK], with a vector, or with how similar two texts are. In a pair, a tab
-separates the two texts. Prints one JSON object per text."""
+one of several choices, with an answer from a context, with what may stand for [MASK], with a
+vector, or with how similar two texts are. In a pair, a tab separates the two texts; before each
+choice there is one. Prints one JSON object per text."""
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -122,11 +122,7 @@ class _Prepared(fine_tuning.Task):
             rows = learner.probabilities(
                 examples.text_a, examples.text_b, self.settings.predict_batch_size, "predicting"
             )
-            lines = ("\t".join(str(value) for value in row) for row in rows)
-            run_folder.write_text(
-                folder / run_folder.of_part(run_folder.TEST_RESULTS, part),
-                "".join(f"{line}\n" for line in lines),
-            )
+            run_folder.write_table(folder / run_folder.of_part(run_folder.TEST_RESULTS, part), rows)
         return results
 
 

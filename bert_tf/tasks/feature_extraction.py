@@ -20,7 +20,7 @@ from bert_tf.errors import InputError
 from bert_tf.input_pipeline import Features, evaluation_plan
 from bert_tf.output_file import check_output, whole_file
 from bert_tf.tasks.model_files import read_model
-from bert_tf.tasks.task_predictor import Text
+from bert_tf.tasks.task_predictor import TextOrPair
 from bert_tf.tasks.text_encoder import TextEncoder, check_layers, load_encoder
 from bert_tf.text_tables import read_lines
 
@@ -65,7 +65,7 @@ def extract(settings: FeatureExtraction) -> None:
     )  # fmt: skip
 
 
-def read_text(line: str) -> Text:
+def read_text(line: str) -> TextOrPair:
     """A line's text, or two; the last ``|||`` between spaces separates them, as in the original."""
     match = re.match(r"^(.*) \|\|\| (.*)$", line.strip())
     return line if match is None else (match[1], match[2])

@@ -232,7 +232,7 @@ class MaskFiller:
         lengths = np.add.reduceat(np.diff(row_splits), first) + num_parts - 1
         return RaggedIds(values, np.concatenate([[0], np.cumsum(lengths)]))
 
-    def _named(self, text: Text, answers: _Answers, number: int) -> dict[str, Any]:
+    def _named(self, text: str | tuple[str, str], answers: _Answers, number: int) -> dict[str, Any]:
         """One text's result; ``number`` is its place in the answers."""
         parts = named_parts(text)
         places: list[dict[str, Any]] = [

@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 from bert_tf.errors import InputError
 
-Text = str | tuple[str, str] | list[str]
+TextOrPair = str | tuple[str, str]
+Text = TextOrPair | list[str] | tuple[str, list[str]]
 # The number of a text, from 0 -> what a message calls it.
 NameOf = Callable[[int], str]
 
@@ -14,7 +15,7 @@ class TaskPredictor(Protocol):
     """Text in, answers of one kind out."""
 
     def parse(self, line: str, name: str) -> Text:
-        """The input that a line stands for; in a pair, a tab separates the two texts.
+        """The input that a line stands for; a tab separates the texts of a pair, or of a question.
 
         Args:
             line: without its end.
@@ -59,7 +60,7 @@ def parse_pair(line: str, name: str) -> tuple[str, str]:
     return first, others[0]
 
 
-def parse_text_or_pair(line: str, name: str) -> Text:
+def parse_text_or_pair(line: str, name: str) -> TextOrPair:
     """A line of a text or of two; see TaskPredictor.parse."""
     first, *others = line.split("\t")
     if len(others) > 1:
@@ -70,6 +71,6 @@ def parse_text_or_pair(line: str, name: str) -> Text:
     return (first, others[0]) if others else first
 
 
-def named_parts(text: Text) -> dict[str, str]:
+def named_parts(text: TextOrPair) -> dict[str, str]:
     """The texts of an input, under their names in an answer."""
     return dict(zip(("text", "text_b"), [text] if isinstance(text, str) else text, strict=False))

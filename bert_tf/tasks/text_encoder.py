@@ -15,7 +15,7 @@ from bert_tf.errors import InputError
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
 from bert_tf.modeling import BertModel
 from bert_tf.packing import PackedTexts, RaggedIds, pack_texts
-from bert_tf.tasks.task_predictor import Text
+from bert_tf.tasks.task_predictor import TextOrPair
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import Evaluator
 
@@ -85,7 +85,7 @@ class TextEncoder:
 
         self._evaluator = Evaluator(forward)
 
-    def features(self, texts: Sequence[Text]) -> Features:
+    def features(self, texts: Sequence[TextOrPair]) -> Features:
         """Tokenizes and packs; as in the original, a pair needs pieces in its second text."""
         pairs = [(text, "") if isinstance(text, str) else text for text in texts]
         text_a, text_b = (
@@ -122,7 +122,7 @@ class TextEncoder:
         for rows, outputs, _ in self._evaluator.by_batch(dataset, len(plan), description):
             yield rows, outputs
 
-    def vectors(self, texts: Sequence[Text], batch_size: int) -> np.ndarray:
+    def vectors(self, texts: Sequence[TextOrPair], batch_size: int) -> np.ndarray:
         """With pooling, all vectors: float32 [n, H]."""
         features = self.features(texts)
         vectors = np.empty((len(texts), self.vector_size), np.float32)

@@ -1,0 +1,86 @@
+"""Takes questions with choices, returns the choices' logits; next: tasks.multiple_choice.
+
+Axes: B = batch_size, C = choices of an example, n = number of questions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.config import BertConfig, MultipleChoice
+from bert_tf.heads import BertMultipleChoice
+from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.losses import Loss, examples_weight, single_label_loss
+from bert_tf.packing import RaggedIds, pack_texts, runs
+from bert_tf.tasks.choice_data import Question
+from bert_tf.tokenization import FullTokenizer
+from bert_tf.training import Evaluator
+
+
+class ChoiceScorer:
+    """A model with all it takes to go from questions to their choices' logits.
+
+    Args:
+        settings: of the run that it belongs to.
+        config: the model's architecture.
+        tokenizer: of the model's vocabulary.
+
+    Attributes:
+        model: with new weights.
+        loss: of its logits, float32 [B, C], and a batch with ``label_ids`` int32 [B].
+    """
+
+    def __init__(
+        self, settings: MultipleChoice, config: BertConfig, tokenizer: FullTokenizer
+    ) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.model = BertMultipleChoice(config)
+        self.loss = Loss(
+            lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
+            lambda batch: {"loss": examples_weight(batch["label_ids"])},
+        )
+        self._evaluator = Evaluator(self.model, self.loss)
+        self._predictor = Evaluator(self.model)
+
+    def features(self, questions: Sequence[Question], labels: np.ndarray | None = None) -> Features:
+        """A row ``[CLS] context [SEP] choice [SEP]`` for each choice, and the right ones if known.
+
+        Args:
+            questions: at least one.
+            labels: int32 [n].
+        """
+        counts = np.array([len(question.choices) for question in questions])
+        contexts = RaggedIds(*self.tokenizer.encode_batch([q.context for q in questions]))
+        choices = self.tokenizer.encode_batch([text for q in questions for text in q.choices])
+        vocabulary = self.tokenizer.vocabulary
+        packed = pack_texts(
+            runs(
+                contexts.values,
+                np.repeat(contexts.row_splits[:-1], counts),
+                np.repeat(contexts.lengths, counts),
+            ),
+            RaggedIds(*choices),
+            self.settings.max_seq_length,
+            vocabulary.cls_id,
+            vocabulary.sep_id,
+        )
+        row_splits = np.concatenate([[0], np.cumsum(counts)])
+        return Features(packed, {} if labels is None else {"label_ids": labels}, {}, row_splits)
+
+    def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
+        """The planned batches, padded as the settings say."""
+        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
+        return batches(features, plan, fixed, self.settings.max_seq_length)
+
+    def logits(
+        self, features: Features, batch_size: int, description: str | None = None
+    ) -> tuple[list[np.ndarray], dict[str, float]]:
+        """What each question's choices get, float32 [C], and the losses if there are labels."""
+        plan = evaluation_plan(features.lengths, batch_size)
+        evaluator = self._evaluator if features.labels else self._predictor
+        found = evaluator(self.batches(features, plan), len(plan), description)
+        assert features.row_splits is not None
+        counts = np.diff(features.row_splits)
+        return [row[:count] for row, count in zip(found.outputs, counts, strict=True)], found.losses

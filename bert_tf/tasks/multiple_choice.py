@@ -1,0 +1,141 @@
+"""Takes a multiple-choice run's settings, returns a trained and evaluated model; next: predictor.
+
+The setting is that of SWAG in Devlin et al. 2019, arXiv 1810.04805, section 4.4.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from bert_tf import run_folder
+from bert_tf.checkpoint import load_checkpoint
+from bert_tf.config import MultipleChoice
+from bert_tf.metrics import classification_metrics
+from bert_tf.tasks import error_views, fine_tuning
+from bert_tf.tasks.choice_data import Questions, read_questions, split_names
+from bert_tf.tasks.choice_scorer import ChoiceScorer
+from bert_tf.tasks.label_errors import single_calibration
+from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.split_files import find_split_file
+
+COMMAND = "run_multiple_choice"
+
+
+def run(settings: MultipleChoice) -> dict[str, float]:
+    """Trains, evaluates and predicts; see ``fine_tuning.run``."""
+    return fine_tuning.run(settings, COMMAND, _prepare)
+
+
+def load(folder: pathlib.Path) -> ChoiceScorer:
+    """The scorer of a trained run's folder."""
+    scorer = ChoiceScorer(*read_trained(folder, COMMAND, MultipleChoice))
+    load_checkpoint(scorer.model, folder / run_folder.CHECKPOINT)
+    return scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared(fine_tuning.Task):
+    """Everything a run reads, read and checked."""
+
+    command = COMMAND
+    new_variables = ("output_*",)
+
+    train: Questions | None
+    dev: Questions | None
+    test: Questions | None
+
+    @property
+    def train_file(self) -> pathlib.Path | None:
+        return None if self.train is None else self.train.path
+
+    @property
+    def result_files(self) -> tuple[str, ...]:
+        tested = () if self.test is None else (run_folder.TEST_RESULTS,)
+        views = (run_folder.EVAL_ERRORS, run_folder.CALIBRATION)
+        return tested if self.dev is None else (*tested, *views)
+
+    @property
+    def deciding(self) -> str:
+        return "eval_accuracy"
+
+    def learner(self) -> ChoiceScorer:
+        return ChoiceScorer(self.settings, self.config, self.tokenizer)
+
+    def lesson(self, learner: ChoiceScorer) -> fine_tuning.Lesson:
+        assert self.train is not None
+        features = learner.features(self.train.items, self.train.labels)
+        rows = features.texts.lengths
+        return fine_tuning.Lesson(
+            features.lengths,
+            len(features),
+            functools.partial(learner.batches, features),
+            f"{len(rows)} choices, median length {np.median(rows):.0f}, "
+            f"{features.texts.num_truncated} cut to {self.settings.max_seq_length} pieces",
+        )
+
+    def write_files(self, folder: pathlib.Path) -> None:
+        """Nothing: the model takes any number of choices."""
+
+    def use(self, learner: ChoiceScorer, folder: pathlib.Path, step: int) -> dict[str, float]:
+        results: dict[str, float] = {}
+        if self.dev is not None:
+            features = learner.features(self.dev.items, self.dev.labels)
+            logits, losses = learner.logits(features, self.settings.eval_batch_size, "evaluating")
+            scores, labels = np.stack(logits), self.dev.labels
+            assert labels is not None
+            values = classification_metrics("single_label", ("accuracy",), scores, labels)
+            calibration = single_calibration(scores, labels)
+            values |= {**losses, "ece": calibration.error}
+            results = {f"eval_{name}": value for name, value in values.items()}
+            error_views.write_errors(folder, _errors(self.dev, scores))
+            error_views.write_calibration(folder, calibration, step)
+        if self.test is not None:
+            features = learner.features(self.test.items)
+            logits, _ = learner.logits(features, self.settings.predict_batch_size, "predicting")
+            run_folder.write_table(
+                folder / run_folder.TEST_RESULTS, map(scipy.special.softmax, logits)
+            )
+        return results
+
+
+def _errors(questions: Questions, logits: np.ndarray) -> Iterator[tuple[float, dict[str, Any]]]:
+    """The questions with a wrong choice, with their losses."""
+    assert questions.labels is not None
+    log_probs = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
+    for question, label, of_choices in zip(
+        questions.items, questions.labels.tolist(), log_probs, strict=True
+    ):
+        predicted = int(np.argmax(of_choices))
+        if predicted != label:
+            yield (
+                -float(of_choices[label]),
+                {
+                    "text": question.context,
+                    "choices": list(question.choices),
+                    "label": label,
+                    "predicted": predicted,
+                    "score": float(np.exp(of_choices[predicted])),
+                },
+            )
+
+
+def _prepare(settings: MultipleChoice, trained: pathlib.Path | None) -> _Prepared:
+    config, tokenizer = read_model(settings)
+
+    def read(split: str, with_labels: bool = True) -> Questions:
+        path = find_split_file(settings, split, split_names(split))
+        return read_questions(path, with_labels=with_labels)
+
+    return _Prepared(
+        settings=settings,
+        config=config,
+        tokenizer=tokenizer,
+        train=read("train") if settings.do_train else None,
+        dev=read("dev") if settings.do_eval else None,
+        test=read("test", with_labels=False) if settings.do_predict else None,
+    )
