@@ -18,6 +18,7 @@ import scipy.special
 from bert_tf.context_windows import best_rows
 
 NO_SPAN = "empty"  # what the original calls an answer where no pair is permitted
+NO_OTHER = 1e9  # the odds of no answer where no pair is permitted; JSON has no infinity
 
 
 class Span(NamedTuple):
@@ -32,7 +33,7 @@ class Answer(NamedTuple):
 
     Attributes:
         text: of the answer; empty for no answer.
-        span: its pieces; None for no answer.
+        span: its pieces; None for no answer, and for NO_SPAN.
         start_logit: of its first piece.
         end_logit: of its last piece.
     """
@@ -82,11 +83,11 @@ def best_answers(
         text_of: the text of a span.
         n_best_size: how many starts, ends and answers.
         max_answer_length: longest answer in pieces.
-        with_null: whether no answer is one; it is among them then, whatever its rank, and so is at
-            least one other.
+        with_null: whether no answer is one. It is among them then, whatever its rank, and so is
+            the best span, if one is permitted.
 
     Returns:
-        At least one; if no pair is permitted, NO_SPAN with logits of 0.
+        At least one; if no span is permitted, no answer, or without it NO_SPAN with logits of 0.
     """
     null = null_answer(rows) if with_null else None
     answers: list[Answer] = []
@@ -94,28 +95,27 @@ def best_answers(
     for span, start_logit, end_logit in _ranked_spans(rows, n_best_size, max_answer_length):
         if null is not None and null not in answers and start_logit + end_logit < null.score:
             answers.append(null)
-        if len(answers) >= n_best_size:
+        if len(answers) >= n_best_size and seen:
             break
         text = text_of(span)
         if text not in seen:
             seen.add(text)
             answers.append(Answer(text, span, start_logit, end_logit))
-    if not seen:
-        answers.insert(0, Answer(NO_SPAN, None, 0.0, 0.0))
-    if null is not None and null not in answers:
-        answers.append(null)
-    return answers
+    if null is None:
+        return answers or [Answer(NO_SPAN, None, 0.0, 0.0)]
+    return answers if null in answers else [*answers, null]
 
 
 def best_answer(answers: Sequence[Answer]) -> Answer:
-    """Of a question's answers the best that is one."""
-    return next(answer for answer in answers if answer.text)
+    """Of a question's answers the best that is one; no answer, if there is no other."""
+    return next((answer for answer in answers if answer.text), answers[0])
 
 
 def null_odds(answers: Sequence[Answer]) -> float:
-    """How much better no answer is than the best that is one."""
+    """How much better no answer is than the best that is one; NO_OTHER if there is none."""
     null = next(answer for answer in answers if not answer.text)
-    return null.score - best_answer(answers).score
+    best = best_answer(answers)
+    return null.score - best.score if best.text else NO_OTHER
 
 
 def chosen_answer(answers: Sequence[Answer], threshold: float | None) -> Answer:

@@ -255,6 +255,11 @@ class FineTuning(Training):
         1, "Train this many runs, with seeds seed, seed + 1, …; report mean, deviation and best."
     )
 
+    @property
+    def padded_length(self) -> int | None:
+        """What every batch is padded to; None for its own longest row."""
+        return self.max_seq_length if self.fixed_length else None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_at_least_1("predict_batch_size", "num_seeds")
@@ -326,6 +331,11 @@ class Classification(SplitFiles, FineTuning):
                     f"--{name}={getattr(self, name)}: it is for windows; give --long_text=windows "
                     "too"
                 )
+        if self.long_text != "head" and self.max_seq_length < 3:
+            raise InputError(
+                f"--max_seq_length={self.max_seq_length} leaves no room beside [CLS] and [SEP]; "
+                "give 3 or more"
+            )
         if self.window_stride is not None and self.window_stride > self.max_seq_length - 2:
             raise InputError(
                 f"--window_stride={self.window_stride} would leave pieces out between windows of "
@@ -365,7 +375,7 @@ class QuestionAnswering(FineTuning):
 
     train_file: str | None = setting(None, "Questions to train on, JSON in the form of SQuAD.")
     predict_file: str | None = setting(
-        None, "Questions to answer or to evaluate on, in the same form.", unimportant=True
+        None, "Questions to answer or to evaluate on, in the same form."
     )
     max_seq_length: int = setting(
         384, "Longest row in word pieces: question, part of the context, [CLS] and two [SEP]."
@@ -395,9 +405,9 @@ class QuestionAnswering(FineTuning):
     )
     null_score_diff_threshold: float | None = setting(
         None,
-        "No answer is given if its score is so much above the best answer's; by default the "
-        "threshold with the best F1 on predict_file, which is stored with the model (the original: "
-        "0.0).",
+        "No answer is given if its score is so much above the best answer's. By default what is "
+        "stored with the model: the run's first evaluation finds it, that with the best F1. (In "
+        "the original: 0.0.)",
         unimportant=True,
     )
     answer_text: str = setting(
@@ -414,6 +424,12 @@ class QuestionAnswering(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_at_least_1("doc_stride", "max_query_length", "n_best_size", "max_answer_length")
+        if self.max_seq_length < self.max_query_length + 4:
+            raise InputError(
+                f"--max_seq_length={self.max_seq_length} leaves no room for a context beside a "
+                f"question of --max_query_length={self.max_query_length} pieces, [CLS] and two "
+                "[SEP]; give a larger one, or a smaller --max_query_length"
+            )
         for job, name in (
             ("do_train", "train_file"),
             ("do_eval", "predict_file"),

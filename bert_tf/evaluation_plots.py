@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from bert_tf.calibration import NUM_BINS, Calibration
 
 BLUE, GREY, LIGHT = "#0072B2", "#666666", "#e6e6e6"
+LONGEST = 30  # characters of a label that are shown
 WRITTEN = 30  # in a matrix of at most so many labels, the numbers are written
 
 
@@ -36,15 +37,17 @@ def plot_confusion(counts: np.ndarray, labels: Sequence[str]) -> Figure:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 text = f"{count:,}"
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(size), labels, rotation=90)
-    axes.set_yticks(range(size), labels)
+    # A dollar sign in a label is no formula.
+    names = [label if len(label) <= LONGEST else f"{label[:LONGEST]}…" for label in labels]
+    axes.set_xticks(range(size), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(size), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("right")
     return figure
 
 
 def plot_calibration(calibration: Calibration) -> Figure:
-    """A reliability diagram: the accuracy of answers by confidence, and how many there are."""
+    """A reliability diagram: the share that is right by confidence, and the number of answers."""
     figure = Figure(figsize=(5.0, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = calibration.counts > 0

@@ -28,8 +28,8 @@ from bert_tf.modeling import (
 )
 
 HEAD_SITE = 100_000  # dropout site of a head, beyond those of any encoder
-# The score of a choice that there is not: so low that softmax gives it 0, and finite.
-NO_CHOICE = -1e9
+# The score of a choice or window that there is not: so low that softmax gives it 0, and finite.
+NO_ROW = -1e9
 
 
 class Transform(keras.layers.Layer):
@@ -174,7 +174,7 @@ class WindowPooling(keras.layers.Layer):
         scores = tf.zeros(shape[:2])
         if self.attention is not None:
             scores = tf.reshape(self.attention(vectors), shape[:2])  # [B, C]
-        weights = tf.nn.softmax(tf.where(is_window, scores, NO_CHOICE))
+        weights = tf.nn.softmax(tf.where(is_window, scores, NO_ROW))
         return tf.reduce_sum(weights[..., tf.newaxis] * windows, axis=1)
 
 
@@ -567,13 +567,13 @@ class BertMultipleChoice(keras.Model):
             dropout_seed: as for BertModel.
 
         Returns:
-            Logits, float32 [B, C]; NO_CHOICE where an example lacks a choice.
+            Logits, float32 [B, C]; NO_ROW where an example lacks a choice.
         """
         seed = next_dropout_seed(self, training, dropout_seed)
         pooled, is_choice = pooled_rows(self.bert, inputs, CHOICES, training, seed)
         pooled = dropout(pooled, self.dropout_prob, seed, HEAD_SITE)  # [B * C, H]
         scores = linear(pooled, self.output_weights.value, self.output_bias.value)
-        return tf.where(is_choice, tf.reshape(scores, tf.shape(is_choice)), NO_CHOICE)
+        return tf.where(is_choice, tf.reshape(scores, tf.shape(is_choice)), NO_ROW)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras saves them."""

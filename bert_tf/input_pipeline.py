@@ -61,13 +61,13 @@ def training_plan(lengths: np.ndarray, batch_size: int, num_steps: int, seed: in
     SORT_WINDOW batches, examples are sorted by length, cut into batches, and the batches shuffled.
 
     Args:
-        lengths: int64 [n], the rows' lengths.
+        lengths: int64 [n], pieces of each example.
         batch_size: B.
         num_steps: number of batches.
         seed: of both shuffles.
 
     Returns:
-        int64 [num_steps, B], row numbers.
+        int64 [num_steps, B], numbers of examples.
     """
     needed = num_steps * batch_size
     epochs = -(-needed // len(lengths))
@@ -91,7 +91,7 @@ def evaluation_plan(lengths: np.ndarray, batch_size: int, window: int | None = N
     """All examples once, the longest first (what does not fit in memory fails at once).
 
     Args:
-        lengths: int64 [n], the rows' lengths.
+        lengths: int64 [n], pieces of each example.
         batch_size: B.
         window: if given, examples leave their order for lengths within so many batches only.
 
@@ -206,7 +206,10 @@ def _text_ids(texts: PackedTexts) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 def _window_ids(texts: PackedWindows) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """As ``_text_ids``; what is beyond a row's end is any piece."""
-    pieces = tf.constant(np.concatenate([texts.questions.values, texts.contexts.values]))
+    # With one more, so that there is one.
+    pieces = tf.constant(
+        np.concatenate([texts.questions.values, texts.contexts.values, np.int32([texts.sep_id])])
+    )
     windows = texts.windows
     question_starts = tf.constant(texts.questions.row_splits[windows.questions])
     question_lengths = tf.constant(texts.questions.lengths[windows.questions])

@@ -37,13 +37,13 @@ class PackedTexts:
         segment_starts: int64 [num_examples], where segment 1 starts (the row's length if it has
             only one segment).
         num_truncated: how many examples lost pieces.
-        num_lost: how many pieces they lost.
+        share_lost: of all pieces, those that they lost.
     """
 
     input_ids: RaggedIds
     segment_starts: np.ndarray
     num_truncated: int
-    num_lost: int = 0
+    share_lost: float = 0.0
 
     @property
     def lengths(self) -> np.ndarray:
@@ -119,7 +119,10 @@ def pack_texts(
     values[row_splits[1:] - 1] = sep_id  # of a single text, the one that it has already
     lost = lengths_a + lengths_b - kept_a - kept_b
     return PackedTexts(
-        RaggedIds(values, row_splits), kept_a + 2, int(np.count_nonzero(lost)), int(lost.sum())
+        RaggedIds(values, row_splits),
+        kept_a + 2,
+        int(np.count_nonzero(lost)),
+        float(lost.sum() / max(1, lengths_a.sum() + lengths_b.sum())),
     )
 
 

@@ -80,8 +80,9 @@ class Predictor:
                 similarity also the folder of a released checkpoint, or a ModelFiles that names
                 each file.
             batch_size: texts that go through the model at once.
-            task: ``classification``, ``tagging``, ``question_answering``, ``fill_mask``, or for
-                any model ``features`` or ``similarity``; by default what the run trained.
+            task: ``classification``, ``tagging``, ``multiple_choice``, ``question_answering``,
+                ``fill_mask``, or for any model ``features`` or ``similarity``; by default what the
+                run trained.
             options: of fill_mask: ``top_k`` (5), pieces that are named for each mask; of
                 question_answering: ``top_k`` (5), answers that are named; of features
                 and similarity: ``pooling`` (``mean``, ``max`` or ``cls``) and ``layer`` (-1, the

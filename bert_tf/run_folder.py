@@ -36,6 +36,8 @@ EVAL_ERRORS = "eval_errors.jsonl"
 CONFUSION_MATRIX = "confusion_matrix.png"
 CALIBRATION = "calibration.png"
 LOCK = ".lock"
+# What a model needs beside its checkpoint.
+MODEL_FILES = (BERT_CONFIG, VOCAB, LABELS, NULL_THRESHOLD)
 # What a run may write; --overwrite removes these and nothing else.
 RUN_FILES = (
     RUN_CONFIG,
@@ -63,7 +65,14 @@ RUN_FILES = (
 # What a run that was cut off can go on from.
 PROGRESS = ("resume/checkpoint", f"{CHECKPOINT}.index", "seed_*")
 # Of a run that has none of these, nothing is kept: what it has logged, or found, may be wanted.
-_WORTH_KEEPING = (*PROGRESS, TRAIN_LOG, EVAL_RESULTS)
+_WORTH_KEEPING = (
+    *PROGRESS,
+    TRAIN_LOG,
+    EVAL_RESULTS,
+    PREDICTIONS,
+    "test_results*.tsv",
+    "*_predictions.*",
+)
 
 
 @contextlib.contextmanager

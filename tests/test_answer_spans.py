@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bert_tf.answer_spans import (
+    NO_OTHER,
     NO_SPAN,
     Rows,
     Span,
@@ -56,16 +57,15 @@ def slow_best_answers(rows, text_of, n_best_size, max_answer_length, with_null):
     found.sort(key=lambda item: -(item[1] + item[2]))
     answers, seen = [], set()
     for item in found:
-        if len(answers) >= n_best_size:
+        # The original stops here, with n_best_size 1 even before it has an answer.
+        if len(answers) >= n_best_size and seen - {""}:
             break
         if item[0] not in seen:
             seen.add(item[0])
             answers.append(item)
     if with_null and "" not in seen:
         answers.append(("", *null[1]))
-    if not any(text for text, _, _ in answers):
-        answers.insert(0, (NO_SPAN, 0.0, 0.0))
-    return answers
+    return answers or [(NO_SPAN, 0.0, 0.0)]
 
 
 def make_rows(rng, *, starts, lengths, segment_start, spread):
@@ -109,8 +109,9 @@ def test_where_nothing_is_permitted():
     found = best_answers(rows, str, n_best_size=1, max_answer_length=9, with_null=False)
     assert [(a.text, a.span, a.score) for a in found] == [(NO_SPAN, None, 0.0)]
     found = best_answers(rows, str, n_best_size=1, max_answer_length=9, with_null=True)
-    assert [answer.text for answer in found] == [NO_SPAN, ""]
-    assert null_odds(found) == -2.0
+    assert [(answer.text, answer.score) for answer in found] == [("", -2.0)]
+    assert null_odds(found) == NO_OTHER
+    assert best_answer(found) == chosen_answer(found, 0.0) == found[0]
 
 
 def test_no_answer_has_the_logits_of_the_row_that_believes_in_it_least():

@@ -12,7 +12,7 @@ from bert_tf.tasks.classification_data import Examples
 from bert_tf.tasks.error_views import MOST_ERRORS, write_errors
 from bert_tf.tasks.label_errors import write_views
 
-NAMES = ("no", "yes", "maybe")
+NAMES = ("$no$5_$", "yes \u732b", "maybe" * 20)
 
 
 def make_examples(labels, pairs=False):
@@ -82,8 +82,8 @@ def test_views_of_several_labels(tmp_path):
         tmp_path, "multi_label", NAMES, make_examples(labels), logits, step=1, part="mm"
     )
     first, second = read(tmp_path / "eval_errors_mm.jsonl")
-    assert (first["labels"], first["predicted"], first["line"]) == (["yes", "maybe"], [], 3)
-    assert (second["labels"], second["predicted"]) == (["no"], ["no", "yes"])
+    assert (first["labels"], first["predicted"], first["line"]) == ([*NAMES[1:]], [], 3)
+    assert (second["labels"], second["predicted"]) == ([NAMES[0]], [*NAMES[:2]])
     sigmoid = [1 / (1 + math.exp(-value)) for value in (1.0, 1.0, -1.0)]
     loss = -math.log(sigmoid[0]) - math.log(1 - sigmoid[1]) - math.log(1 - sigmoid[2])
     assert second["loss"] == pytest.approx(loss)
@@ -103,6 +103,12 @@ def test_views_of_numbers(tmp_path):
         (0.0, 2.5),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["eval_errors.jsonl"]
+
+
+def test_half_of_a_surrogate_pair_is_written_as_json_writes_it(tmp_path):
+    write_errors(tmp_path, [(1.0, {"text": "\ud83d caf\u00e9"})])
+    assert read(tmp_path / "eval_errors.jsonl")[0]["text"] == "\ud83d caf\u00e9"
+    assert "caf\u00e9" in (tmp_path / "eval_errors.jsonl").read_text()
 
 
 def test_only_the_worst_are_written(tmp_path):

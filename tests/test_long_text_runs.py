@@ -75,11 +75,20 @@ def test_windows_show_words_that_may_be_anywhere(train, tmp_path, caplog):
     assert np.mean(right) == pytest.approx(results["eval_accuracy"])
 
 
-def test_what_is_shown_decides_what_can_be_learned(train, caplog):
+def test_what_is_shown_decides_what_can_be_learned(train, tmp_path, caplog):
     _, _, tail = train(at_the_end, "--long_text=tail")
     _, _, head = train(at_the_end, "--long_text=head")
     assert tail["eval_accuracy"] > 0.9 > 0.75 > head["eval_accuracy"]
-    assert "cut, which leaves out" in caplog.text
+    lines = (tmp_path / "train.tsv").read_text().splitlines()[1:]
+    lengths = np.array([len(line.split()) - 1 for line in lines])  # words are pieces here
+    lost = np.maximum(lengths - 12, 0).sum() / lengths.sum()
+    assert f"{(lengths > 12).sum()} ({(lengths > 12).mean():.1%}) cut, which" in caplog.text
+    assert f"leaves out {lost:.1%} of all pieces" in caplog.text
+    # Two windows of twelve pieces that share seven show seventeen.
+    caplog.clear()
+    train(at_the_end, "--long_text=windows", "--window_stride=5", "--max_windows=2")
+    lost = np.maximum(lengths - 17, 0).sum() / lengths.sum()
+    assert f"leaves out {lost:.1%} of all pieces" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,7 @@ def test_what_is_shown_decides_what_can_be_learned(train, caplog):
     [
         (["--max_windows=2"], "--max_windows=2: it is for windows; give --long_text=windows too"),
         (["--long_text=windows", "--window_stride=13"], "would leave pieces out between windows"),
+        (["--long_text=tail", "--max_seq_length=2"], "--max_seq_length=2 leaves no room"),
         (["--long_text=middle"], "--long_text=middle"),
         (["--task_name=mrpc", "--long_text=tail"], "it is for single texts, but this task"),
     ],

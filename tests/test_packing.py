@@ -66,6 +66,9 @@ def test_packing_equals_a_row_by_row_recomputation(pairs, max_seq_length):
     full = [len(x) + len(y) + 3 if pairs else len(x) + 2 for x, y in zip(a, b, strict=True)]
     lost = [len(row) < length for (row, _), length in zip(naive, full, strict=True)]
     assert packed.num_truncated == sum(lost)
+    special = (3 if pairs else 2) * len(full)
+    lost = (sum(full) - len(packed.input_ids.values)) / (sum(full) - special)
+    assert packed.share_lost == pytest.approx(lost)
     assert packed.input_ids.values.dtype == np.int32
     assert packed.input_ids.lengths.tolist() == [len(row) for row in rows]
 

@@ -9,7 +9,7 @@ import pytest
 
 from bert_tf import Predictor
 from bert_tf.answer_metrics import answer_metrics, answer_scores
-from bert_tf.answer_spans import Span
+from bert_tf.answer_spans import Answer, Span
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.cli.main import main
 from bert_tf.config import ModelFiles, QuestionAnswering
@@ -19,6 +19,7 @@ from bert_tf.tokenization import FullTokenizer
 
 GOOD = ["Good", "GREAT", "best", "love", "happy", "beautiful", "fine"]
 BAD = ["bad", "War", "death", "lost", "fire", "never", "hard"]
+FILES = {"vocab_file": "vocab.txt", "bert_config_file": "bert_config.json"}
 OTHER = ["the", "a", "of", "film", "story", "and", "in"]
 
 
@@ -55,6 +56,7 @@ def model_flags(testdata):
         f"--bert_config_file={folder / 'bert_config.json'}",
         f"--init_checkpoint={folder / 'model.ckpt-300'}",
         "--max_seq_length=28",
+        "--max_query_length=8",
         "--doc_stride=9",
         "--learning_rate=1e-3",
         "--bias_correction",
@@ -175,8 +177,10 @@ def test_predictor_gives_what_the_run_predicted(trained):
         predictor.parse("a?", "line 1")
     with pytest.raises(InputError, match=r"texts\[0\] must be a question and its context"):
         predictor.predict(["a?"])
-    (empty,) = predictor.predict([("good ?", " ")])
-    assert empty["answer"] == ""
+    for empty in predictor.predict([("good ?", " "), ("", "")]):
+        assert empty["answer"] == ""
+        assert empty["start"] is None
+    assert predictor.predict([("", "")])[0]["answer"] == ""
 
 
 def test_evaluating_again_with_other_settings(trained, model_flags):
@@ -188,6 +192,19 @@ def test_evaluating_again_with_other_settings(trained, model_flags):
     flags = ["--do_eval", "--overwrite", "--answer_text=realigned"]
     assert json.loads(run(*again, *flags))["f1"] == pytest.approx(printed["f1"], abs=3)
     if with_null:
+        # Another file does not move the threshold, though another one would be better there.
+        stored = (folder / "null_threshold.json").read_text()
+        write_squad(folder.parent / "other.json", 9, 8, impossible=True)
+        other = [again[0], f"--predict_file={folder.parent / 'other.json'}", again[2]]
+        found = json.loads(run(*other, "--do_eval", "--overwrite"))
+        assert found["best_f1_thresh"] != printed["best_f1_thresh"]
+        assert (folder / "null_threshold.json").read_text() == stored
+        # Neither does a folder of its own, to which the model's threshold goes along.
+        apart = [f"--init_checkpoint={folder / 'bert_model.ckpt'}", "--version_2_with_negative"]
+        apart += [f"--{name}={folder / file}" for name, file in FILES.items()]
+        apart += ["--max_seq_length=28", "--max_query_length=8", "--doc_stride=9", "--do_eval"]
+        there = json.loads(run(*other[:2], f"--output_dir={folder.parent / 'apart'}", *apart))
+        assert there["f1"] == pytest.approx(found["f1"])
         flags = ["--do_predict", "--overwrite", "--null_score_diff_threshold=1e9"]
         run(*again, *flags)
         assert all(json.loads((folder / "predictions.json").read_text()).values())
@@ -195,6 +212,21 @@ def test_evaluating_again_with_other_settings(trained, model_flags):
         run(*again, *flags)
         assert not any(json.loads((folder / "predictions.json").read_text()).values())
         run(*again, "--do_eval", "--overwrite")
+
+
+def test_the_questions_are_part_of_a_run(trained, model_flags, capsys):
+    folder, _, _, with_null = trained
+    before = (folder / "predictions.json").read_text()
+    arguments = [
+        "run_squad", "--do_train", "--do_predict", *model_flags,
+        f"--train_file={folder.parent / 'train.json'}",
+        f"--predict_file={folder.parent / 'train.json'}",
+        "--num_train_epochs=25", f"--output_dir={folder}",
+        *(["--version_2_with_negative"] if with_null else []),
+    ]  # fmt: skip
+    assert main(arguments) == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
+    assert (folder / "predictions.json").read_text() == before
 
 
 def test_questions_without_answers_are_predicted_and_not_evaluated(trained, tmp_path, capsys):
@@ -219,7 +251,7 @@ def test_questions_without_answers_are_predicted_and_not_evaluated(trained, tmp_
         ({"answers": []}, [], "a question must have one answer"),
         ({"is_impossible": True}, [], "give --version_2_with_negative"),
         ({"answers": [{"text": "good"}]}, [], "must have 'answer_start', a number"),
-        (None, ["--max_query_length=20", "--max_seq_length=5"], "leaves no room for a context"),
+        (None, ["--max_query_length=20", "--max_seq_length=23"], "leaves no room for a context"),
         (None, ["--doc_stride=0"], "--doc_stride must be at least 1"),
         (None, ["--train_file="], "--train_file is missing"),
     ],
@@ -241,7 +273,12 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 def finder(original_tiny, testdata):
     config, path = original_tiny
     settings = QuestionAnswering(
-        do_train=True, train_file="-", output_dir="-", max_seq_length=14, doc_stride=4
+        do_train=True,
+        train_file="-",
+        output_dir="-",
+        max_seq_length=14,
+        max_query_length=8,
+        doc_stride=4,
     )
     tokenizer = FullTokenizer(testdata / "original_tiny" / "vocab.txt", do_lower_case=True)
     finder = AnswerFinder(settings, config, tokenizer)
@@ -282,6 +319,9 @@ def test_the_pieces_of_characters(finder):
     assert context.span(10, 11) is None  # white space
     assert context.place(Span(0, 1)) == (0, 6)
     assert context.place(Span(2, 3)) == (7, 15)
+    assert context.place_of(Answer("war", Span(3, 3), 0.0, 0.0)) == (12, 15)
+    assert context.place_of(Answer("the  war.", Span(3, 3), 0.0, 0.0)) is None  # realigned
+    assert context.place_of(Answer("", None, 0.0, 0.0)) is None
 
 
 def test_a_checkpoint_alone_has_no_answers():

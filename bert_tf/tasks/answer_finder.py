@@ -57,6 +57,13 @@ class Context:
         """The characters of pieces, [start, end)."""
         return int(self.starts[span.first]), int(self.ends[span.last])
 
+    def place_of(self, answer: Answer) -> tuple[int, int] | None:
+        """Where an answer is; None for no answer, and for a text that is not just its pieces'."""
+        if answer.span is None:
+            return None
+        start, end = self.place(answer.span)
+        return (start, end) if self.text[start:end] == answer.text else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -98,6 +105,7 @@ class AnswerFinder:
         self.loss = Loss(
             self._terms, lambda batch: {"loss": examples_weight(batch["start_positions"])}
         )
+        self._words = Words(tokenizer.do_lower_case)
         self._evaluator = Evaluator(self.model, self.loss)
         self._predictor = Evaluator(self.model)
 
@@ -161,8 +169,8 @@ class AnswerFinder:
 
     def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
         """The planned batches, padded as the settings say."""
-        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
-        return batches(features, plan, fixed, self.settings.max_seq_length)
+        settings = self.settings
+        return batches(features, plan, settings.padded_length, settings.max_seq_length)
 
     def logits(
         self, features: Features, batch_size: int, description: str | None = None
@@ -211,7 +219,7 @@ class AnswerFinder:
         text = " ".join(context.text[slice(*word)] for word in context.words[first : last + 1])
         ids = context.ids[span.first : span.last + 1]
         pieces = self.tokenizer.convert_ids_to_tokens(ids.tolist())
-        return realigned(joined(pieces), text, Words(self.tokenizer.do_lower_case))
+        return realigned(joined(pieces), text, self._words)
 
 
 def question_losses(features: Features, logits: Sequence[np.ndarray]) -> np.ndarray:

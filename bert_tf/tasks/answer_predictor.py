@@ -17,7 +17,7 @@ def load(model: pathlib.Path | ModelFiles, top_k: int = 5) -> "AnswerPredictor":
 
     Args:
         model: the folder.
-        top_k: how many answers are named.
+        top_k: how many answers are named, at most the run's n_best_size.
 
     Raises:
         InputError: if the folder holds no trained answer finder.
@@ -83,7 +83,7 @@ class AnswerPredictor:
         """What a question's answers say."""
         named = []
         for answer, probability in zip(answers, probabilities(answers), strict=True):
-            start, end = (None, None) if answer.span is None else context.place(answer.span)
+            start, end = context.place_of(answer) or (None, None)
             text = "" if answer.span is None else answer.text
             named.append({"answer": text, "score": probability, "start": start, "end": end})
         settings = self._finder.settings

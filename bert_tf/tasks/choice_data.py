@@ -2,7 +2,7 @@
 
 Two forms, by the ending of the file's name:
 
-* a table (`.csv`, `.tsv`) with the columns of SWAG's train.csv, val.csv and test.csv: the context
+* a table (`.csv`) with the columns of SWAG's train.csv, val.csv and test.csv: the context
   is `sent1`, and a choice is `sent2`, a space and one of `ending0`, `ending1` and so on;
 * `.jsonl`: `context`, `choices`, and `question` if there is one, which each choice then follows.
 

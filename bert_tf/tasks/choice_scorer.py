@@ -71,8 +71,8 @@ class ChoiceScorer:
 
     def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
         """The planned batches, padded as the settings say."""
-        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
-        return batches(features, plan, fixed, self.settings.max_seq_length)
+        settings = self.settings
+        return batches(features, plan, settings.padded_length, settings.max_seq_length)
 
     def logits(
         self, features: Features, batch_size: int, description: str | None = None

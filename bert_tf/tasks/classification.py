@@ -22,6 +22,7 @@ from bert_tf.tasks.classification_data import (
 from bert_tf.tasks.glue import find_task
 from bert_tf.tasks.label_errors import write_views
 from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.split_files import given_split_file
 from bert_tf.tasks.text_classifier import TextClassifier
 
 COMMAND = "run_classifier"
@@ -175,13 +176,10 @@ def _find_task(settings: Classification) -> ClassificationTask:
 def _split_files(
     settings: Classification, task: ClassificationTask, split: str
 ) -> dict[str, pathlib.Path]:
-    given = getattr(settings, f"{split}_file")
+    given = given_split_file(settings, split)
     if given is not None:
-        return {"": pathlib.Path(given)}
-    if settings.data_dir is None:
-        raise InputError(
-            f"--data_dir or --{split}_file is missing: where are the {split} examples?"
-        )
+        return {"": given}
+    assert settings.data_dir is not None
     return find_split_files(task, settings.data_dir, split)
 
 

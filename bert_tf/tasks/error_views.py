@@ -3,16 +3,18 @@
 import io
 import json
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
 
 from bert_tf import run_folder
 from bert_tf.calibration import Calibration
-from bert_tf.evaluation_plots import plot_calibration, plot_confusion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_ERRORS = 1000  # the worst that are written
 
@@ -24,13 +26,15 @@ def write_errors(
 
     Args:
         folder: the run's.
-        errors: the loss of each example that the model got wrong, in nats, and what to say of it.
+        errors: the loss of each example that the model got wrong (of numbers, of each), and what to
+            say of it.
         part: which of several dev sets.
     """
     worst = sorted(errors, key=lambda error: -error[0])[:MOST_ERRORS]
-    lines = (json.dumps({"loss": loss, **said}, ensure_ascii=False) for loss, said in worst)
+    lines = (json.dumps({"loss": loss, **said}, ensure_ascii=False) + "\n" for loss, said in worst)
     name = run_folder.of_part(run_folder.EVAL_ERRORS, part)
-    run_folder.write_text(folder / name, "".join(f"{line}\n" for line in lines))
+    # Half of a surrogate pair, which JSON may hold, is written as JSON writes it.
+    run_folder.write_bytes(folder / name, "".join(lines).encode(errors="backslashreplace"))
 
 
 def write_confusion(
@@ -54,6 +58,8 @@ def write_confusion(
     counts = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(counts, (right, predicted), 1)
     name = run_folder.of_part(run_folder.CONFUSION_MATRIX, part)
+    from bert_tf.evaluation_plots import plot_confusion  # here: it takes a second to load
+
     _write_picture(folder / name, plot_confusion(counts, labels), step)
 
 
@@ -62,12 +68,16 @@ def write_calibration(
 ) -> None:
     """Draws a reliability diagram, also for TensorBoard."""
     name = run_folder.of_part(run_folder.CALIBRATION, part)
+    from bert_tf.evaluation_plots import plot_calibration
+
     _write_picture(folder / name, plot_calibration(calibration), step)
 
 
-def _write_picture(path: pathlib.Path, figure: Figure, step: int) -> None:
+def _write_picture(path: pathlib.Path, figure: "Figure", step: int) -> None:
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # characters that the font lacks are boxes
+        figure.savefig(drawn, format="png", dpi=100)
     run_folder.write_bytes(path, drawn.getvalue())
     writer = tf.summary.create_file_writer(str(path.parent), filename_suffix=".pictures")
     with writer.as_default(step=step):

@@ -61,9 +61,9 @@ class Lesson:
     """What there is to learn.
 
     Attributes:
-        lengths: int64 [number of rows], the length of each row in pieces.
-        num_examples: what an epoch goes through; as many as rows if each example is one.
-        batches: int64 [number of batches, B], row numbers -> the batches.
+        lengths: int64 [n], the length in pieces of each row, or of each example of several rows.
+        num_examples: what an epoch goes through; where each of ``lengths`` is an example's, n.
+        batches: int64 [number of batches, B], numbers of 0 to n - 1 -> the batches.
         summary: a line about it.
     """
 
@@ -292,9 +292,10 @@ def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dic
             results[f"{name}_std"] = float(np.std(values, ddof=1))
             results[f"{name}_best"] = runs[best][name]
     for item in (folder / f"seed_{best}").iterdir():
-        is_model = item.name in (run_folder.BERT_CONFIG, run_folder.VOCAB, run_folder.LABELS)
+        is_model = item.name in run_folder.MODEL_FILES
         is_model |= item.name.startswith(run_folder.CHECKPOINT)
-        if is_model or item.name in task.result_files:
+        is_result = item.name in task.result_files and item.name != run_folder.EVAL_RESULTS
+        if is_model or is_result:
             target = folder / item.name
             target.unlink(missing_ok=True)
             try:

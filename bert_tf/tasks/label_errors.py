@@ -5,7 +5,7 @@ Axes: n = number of examples, L = num_labels.
 
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -47,7 +47,7 @@ def write_views(
         return {}
     if task_type == "single_label":
         predicted = np.argmax(logits, axis=1)
-        errors = _single(examples, logits, labels, predicted, names)
+        errors = _single(examples, logits, labels, names)
         error_views.write_confusion(folder, labels, predicted, names, step, part)
         calibration = single_calibration(logits, labels)
     else:
@@ -64,6 +64,32 @@ def single_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     return calibrate(confidences, np.argmax(logits, axis=1) == labels)
 
 
+class WrongLabel(NamedTuple):
+    """A wrong prediction.
+
+    Attributes:
+        row: of the example.
+        predicted: the label.
+        score: its probability.
+        loss: the negative log-probability of the right label, in nats.
+    """
+
+    row: int
+    predicted: int
+    score: float
+    loss: float
+
+
+def wrong_labels(logits: np.ndarray, labels: np.ndarray) -> Iterator[WrongLabel]:
+    """The wrong ones among single labels: float32 [n, L] and int [n], the right ones."""
+    log_probs = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
+    predicted = np.argmax(logits, axis=1)
+    for row in np.flatnonzero(predicted != labels).tolist():
+        of_row = log_probs[row]
+        score = float(np.exp(of_row[predicted[row]]))
+        yield WrongLabel(row, int(predicted[row]), score, -float(of_row[labels[row]]))
+
+
 _Errors = Iterator[tuple[float, dict[str, Any]]]
 
 
@@ -71,18 +97,15 @@ def _single(
     examples: Examples,
     logits: np.ndarray,
     labels: np.ndarray,
-    predicted: np.ndarray,
     names: tuple[str, ...],
 ) -> _Errors:
-    log_probs = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
-    for row in np.flatnonzero(predicted != labels).tolist():
-        right, wrong = int(labels[row]), int(predicted[row])
+    for wrong in wrong_labels(logits, labels):
         said = {
-            "label": names[right],
-            "predicted": names[wrong],
-            "score": float(np.exp(log_probs[row, wrong])),
+            "label": names[labels[wrong.row]],
+            "predicted": names[wrong.predicted],
+            "score": wrong.score,
         }
-        yield -float(log_probs[row, right]), _texts(examples, row) | said
+        yield wrong.loss, _texts(examples, wrong.row) | said
 
 
 def _several(

@@ -19,7 +19,7 @@ from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.choice_data import Questions, read_questions, split_names
 from bert_tf.tasks.choice_scorer import ChoiceScorer
-from bert_tf.tasks.label_errors import single_calibration
+from bert_tf.tasks.label_errors import single_calibration, wrong_labels
 from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.split_files import find_split_file
 
@@ -106,22 +106,18 @@ class _Prepared(fine_tuning.Task):
 def _errors(questions: Questions, logits: np.ndarray) -> Iterator[tuple[float, dict[str, Any]]]:
     """The questions with a wrong choice, with their losses."""
     assert questions.labels is not None
-    log_probs = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
-    for question, label, of_choices in zip(
-        questions.items, questions.labels.tolist(), log_probs, strict=True
-    ):
-        predicted = int(np.argmax(of_choices))
-        if predicted != label:
-            yield (
-                -float(of_choices[label]),
-                {
-                    "text": question.context,
-                    "choices": list(question.choices),
-                    "label": label,
-                    "predicted": predicted,
-                    "score": float(np.exp(of_choices[predicted])),
-                },
-            )
+    for wrong in wrong_labels(logits, questions.labels):
+        question = questions.items[wrong.row]
+        yield (
+            wrong.loss,
+            {
+                "text": question.context,
+                "choices": list(question.choices),
+                "label": int(questions.labels[wrong.row]),
+                "predicted": wrong.predicted,
+                "score": wrong.score,
+            },
+        )
 
 
 def _prepare(settings: MultipleChoice, trained: pathlib.Path | None) -> _Prepared:

@@ -5,13 +5,18 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_tf import run_folder
-from bert_tf.answer_metrics import answer_metrics, answer_scores, best_thresholds
+from bert_tf.answer_metrics import (
+    Threshold,
+    answer_metrics,
+    answer_scores,
+    best_thresholds,
+)
 from bert_tf.answer_spans import Answer, Span, best_answer, chosen_answer, null_odds, probabilities
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import QuestionAnswering
@@ -22,6 +27,7 @@ from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
 COMMAND = "run_squad"
+_THRESHOLD = "null_score_diff_threshold"
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +40,10 @@ def run(settings: QuestionAnswering) -> dict[str, float]:
 def load(folder: pathlib.Path) -> AnswerFinder:
     """The answer finder of a trained run's folder, with the threshold that was found for it."""
     settings, config, tokenizer = read_trained(folder, COMMAND, QuestionAnswering)
-    settings = dataclasses.replace(settings, null_score_diff_threshold=_threshold(settings, folder))
+    threshold = settings.null_score_diff_threshold
+    if threshold is None:
+        threshold = _stored_threshold(folder)
+    settings = dataclasses.replace(settings, null_score_diff_threshold=threshold)
     finder = AnswerFinder(settings, config, tokenizer)
     load_checkpoint(finder.model, folder / run_folder.CHECKPOINT)
     return finder
@@ -61,10 +70,8 @@ class _Prepared(fine_tuning.Task):
         names = [run_folder.PREDICTIONS, run_folder.NBEST_PREDICTIONS]
         if self.settings.version_2_with_negative:
             names.append(run_folder.NULL_ODDS)
-            if _is_answered(self.predicted):
-                names.append(run_folder.NULL_THRESHOLD)
         if _is_answered(self.predicted):
-            names.append(run_folder.EVAL_ERRORS)
+            names += [run_folder.EVAL_ERRORS, run_folder.EVAL_RESULTS]
         return tuple(names)
 
     @property
@@ -86,7 +93,8 @@ class _Prepared(fine_tuning.Task):
         if without:
             log.warning(
                 "warning: %s: %d answers have no word pieces, and are taken as none: %s",
-                self.train.path, len(without), listed(without),
+                self.train.path, len(without),
+                listed(without, most=len(without) if self.settings.verbose_logging else 6),
             )  # fmt: skip
         features = learner.features(asked, spans)
         without_answer = np.mean(features.labels["end_positions"] == 0)
@@ -107,6 +115,8 @@ class _Prepared(fine_tuning.Task):
             return {}
         settings, questions = self.settings, self.predicted
         is_evaluated = _is_answered(questions)
+        if not is_evaluated:
+            log.info("%s: not all questions have answers, so nothing is evaluated", questions.path)
         asked = _ask(learner, questions)
         features = learner.features(asked, _spans(asked, questions) if is_evaluated else None)
         batch_size = (
@@ -122,15 +132,14 @@ class _Prepared(fine_tuning.Task):
         if settings.version_2_with_negative:
             odds = [null_odds(of_question) for of_question in answers]
             _write(folder, run_folder.NULL_ODDS, dict(zip(ids, odds, strict=True)))
+            thresholds: Mapping[str, Threshold] = {}
             if is_evaluated:
                 best = [best_answer(of_question).text for of_question in answers]
                 thresholds = best_thresholds(best, odds, right)
                 for name, found in thresholds.items():
                     results[f"best_{name}"] = found.score
                     results[f"best_{name}_thresh"] = found.value
-                stored = {"null_score_diff_threshold": thresholds["f1"].value}
-                _write(folder, run_folder.NULL_THRESHOLD, stored)
-            threshold = _threshold(settings, folder)
+            threshold = self._threshold(folder, thresholds)
         chosen = [chosen_answer(of_question, threshold).text for of_question in answers]
         _write(folder, run_folder.PREDICTIONS, dict(zip(ids, chosen, strict=True)))
         _write(
@@ -147,6 +156,30 @@ class _Prepared(fine_tuning.Task):
             of_questions = question_losses(features, logits)
             error_views.write_errors(folder, self._errors(chosen, of_questions))
         return results
+
+    def _threshold(self, folder: pathlib.Path, found: Mapping[str, Threshold]) -> float:
+        """The one that is asked for, or that is stored with the model, or is found and stored now.
+
+        Args:
+            folder: the run's.
+            found: for what the questions are; none if it is not known what is right.
+        """
+        given = self.settings.null_score_diff_threshold
+        if given is not None:
+            return float(given)
+        # The folder of the model, where that is another one.
+        model = pathlib.Path(self.settings.init_checkpoint or "").parent
+        for place in (folder,) if self.settings.do_train else (folder, model):
+            stored = _stored_threshold(place)
+            if stored is not None:
+                log.info("no answer is given for null odds above %s, as found before", stored)
+                return stored
+        if not found:
+            return 0.0
+        threshold = found["f1"].value
+        run_folder.write_json(folder / run_folder.NULL_THRESHOLD, {_THRESHOLD: threshold})
+        log.info("no answer is given for null odds above %s, which is stored now", threshold)
+        return threshold
 
     def _errors(
         self, chosen: Sequence[str], losses: np.ndarray
@@ -182,8 +215,9 @@ def _described(asked: Asked, question: int, answers: Sequence[Answer]) -> list[d
             "start_logit": answer.start_logit,
             "end_logit": answer.end_logit,
         }
-        if answer.span is not None:
-            values["start"], values["end"] = asked.context_of(question).place(answer.span)
+        place = asked.context_of(question).place_of(answer)
+        if place is not None:
+            values["start"], values["end"] = place
         described.append(values)
     return described
 
@@ -237,23 +271,20 @@ def _ask(finder: AnswerFinder, questions: Questions) -> Asked:
 
 
 def _spans(asked: Asked, questions: Questions) -> list[Span | None]:
-    """The pieces of each question's answer, of several the first."""
-    return [
-        asked.context_of(number).span(answer.start, answer.start + len(answer.text))
-        if question.answers and (answer := question.answers[0])
-        else None
-        for number, question in enumerate(questions.questions)
-    ]
+    """The pieces of each question's answer, of several the first that is where it is said to be."""
+    spans: list[Span | None] = []
+    for number, question in enumerate(questions.questions):
+        context = asked.context_of(number)
+        found = (a for a in question.answers if context.text.startswith(a.text, a.start))
+        answer = next(found, None)
+        spans.append(answer and context.span(answer.start, answer.start + len(answer.text)))
+    return spans
 
 
-def _threshold(settings: QuestionAnswering, folder: pathlib.Path) -> float:
-    """What is asked for, or else what was found for the folder's model, or else the original's."""
-    if settings.null_score_diff_threshold is not None:
-        return settings.null_score_diff_threshold
+def _stored_threshold(folder: pathlib.Path) -> float | None:
+    """What was found for the folder's model."""
     path = folder / run_folder.NULL_THRESHOLD
-    if not path.exists():
-        return 0.0
-    return float(json.loads(path.read_text())["null_score_diff_threshold"])
+    return float(json.loads(path.read_text())[_THRESHOLD]) if path.exists() else None
 
 
 def _write(folder: pathlib.Path, name: str, values: dict[str, Any]) -> None:

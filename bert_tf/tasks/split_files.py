@@ -7,6 +7,20 @@ from bert_tf.config import SplitFiles
 from bert_tf.errors import InputError, listed
 
 
+def given_split_file(settings: SplitFiles, split: str) -> pathlib.Path | None:
+    """The file that is given for a split; None if it is to be found in the data folder.
+
+    Raises:
+        InputError: if neither a file nor a data folder is given.
+    """
+    given = getattr(settings, f"{split}_file")
+    if given is None and settings.data_dir is None:
+        raise InputError(
+            f"--data_dir or --{split}_file is missing: where are the {split} examples?"
+        )
+    return None if given is None else pathlib.Path(given)
+
+
 def find_split_file(settings: SplitFiles, split: str, names: Sequence[str]) -> pathlib.Path:
     """The file of a split: the one that is given, or else that of the data folder.
 
@@ -18,13 +32,10 @@ def find_split_file(settings: SplitFiles, split: str, names: Sequence[str]) -> p
     Raises:
         InputError: if there is none, or there are several.
     """
-    given = getattr(settings, f"{split}_file")
+    given = given_split_file(settings, split)
     if given is not None:
-        return pathlib.Path(given)
-    if settings.data_dir is None:
-        raise InputError(
-            f"--data_dir or --{split}_file is missing: where are the {split} examples?"
-        )
+        return given
+    assert settings.data_dir is not None
     paths = (pathlib.Path(settings.data_dir) / name for name in names)
     found = [path for path in paths if path.is_file()]
     if len(found) != 1:

@@ -17,7 +17,7 @@ from bert_tf.errors import InputError, listed
 log = logging.getLogger(__name__)
 
 
-class Answer(NamedTuple):
+class GoldAnswer(NamedTuple):
     """A place in a context.
 
     Attributes:
@@ -44,7 +44,7 @@ class Question:
     id: str
     text: str
     context: int
-    answers: tuple[Answer, ...]
+    answers: tuple[GoldAnswer, ...]
     is_impossible: bool
 
 
@@ -142,10 +142,10 @@ def _question(place: str, item: Any, context: int, text: str, for_training: bool
     number = _field(place, item, "id", (str, int))
     question = _field(place, item, "question", str)
     is_impossible = bool(item.get("is_impossible", False))
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[GoldAnswer, ...] = ()
     if not is_impossible and ("answers" in item or for_training):
         answers = tuple(
-            Answer(
+            GoldAnswer(
                 _field(f"{place}.answers[{i}]", answer, "text", str),
                 _field(f"{place}.answers[{i}]", answer, "answer_start", int),
             )
@@ -159,7 +159,7 @@ def _question(place: str, item: Any, context: int, text: str, for_training: bool
     return Question(str(number), question, context, answers, is_impossible)
 
 
-def _placed(answer: Answer, context: str) -> Answer | None:
+def _placed(answer: GoldAnswer, context: str) -> GoldAnswer | None:
     """The answer where its text is, as near as possible to where it is said to be."""
     if not answer.text.strip():
         return None
@@ -170,7 +170,7 @@ def _placed(answer: Answer, context: str) -> Answer | None:
     found = [place for place in (before, after) if place >= 0]
     if not found:
         return None
-    return Answer(answer.text, min(found, key=lambda place: abs(place - answer.start)))
+    return GoldAnswer(answer.text, min(found, key=lambda place: abs(place - answer.start)))
 
 
 def _field(where: str, item: Any, name: str, kind: type | tuple[type, ...]) -> Any:

@@ -95,7 +95,7 @@ class TextClassifier:
         packed = dataclasses.replace(
             self._packed(rows, None),
             num_truncated=int(np.count_nonzero(lost)),
-            num_lost=int(lost.sum()),
+            share_lost=float(lost.sum() / max(1, ragged_a.lengths.sum())),
         )
         return Features(packed, named, row_splits=row_splits)
 
@@ -109,10 +109,9 @@ class TextClassifier:
         if not texts.num_truncated:
             return f"{said}, none cut"
         share = texts.num_truncated / len(features)
-        lost = texts.num_lost / (texts.num_lost + len(texts.input_ids.values))
         return (
-            f"{said}, {texts.num_truncated} ({share:.1%}) cut, which leaves out {lost:.1%} of all "
-            "pieces"
+            f"{said}, {texts.num_truncated} ({share:.1%}) cut, which leaves out "
+            f"{texts.share_lost:.1%} of all pieces"
         )
 
     def _packed(self, text_a: RaggedIds, text_b: RaggedIds | None) -> PackedTexts:
@@ -123,8 +122,8 @@ class TextClassifier:
 
     def batches(self, features: Features, plan: np.ndarray) -> Any:
         """The planned batches, padded as the settings say."""
-        fixed = self.settings.max_seq_length if self.settings.fixed_length else None
-        return batches(features, plan, fixed, self.settings.max_seq_length)
+        settings = self.settings
+        return batches(features, plan, settings.padded_length, settings.max_seq_length)
 
     def evaluate(self, examples: Examples) -> tuple[np.ndarray, dict[str, float]]:
         """The logits of labelled examples, float32 [n, L], and the loss."""
