@@ -206,10 +206,9 @@ def _text_ids(texts: PackedTexts) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 def _window_ids(texts: PackedWindows) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """As ``_text_ids``; what is beyond a row's end is any piece."""
-    # With one more, so that there is one.
     pieces = tf.constant(
-        np.concatenate([texts.questions.values, texts.contexts.values, np.int32([texts.sep_id])])
-    )
+        np.concatenate([texts.questions.values, texts.contexts.values, np.zeros(1, np.int32)])
+    )  # one more, so that there is one
     windows = texts.windows
     question_starts = tf.constant(texts.questions.row_splits[windows.questions])
     question_lengths = tf.constant(texts.questions.lengths[windows.questions])
