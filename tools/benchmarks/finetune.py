@@ -9,18 +9,25 @@ this project has them, of similar lengths. Each run is a process of its own, and
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 
-from harness import REPOSITORY, last_lines_in_turns, machine, print_report
+from harness import REPOSITORY, last_lines_in_turns, print_report
+from pytorch_peer import (
+    STARTUP_STEPS,
+    logged_rate,
+    make_loader,
+    note_on_mkl,
+    run_peer,
+    train,
+    write_peer_folder,
+)
 
 CONTENDERS = ("bert_tf", "pytorch", "pytorch_by_length")
 MEASURES = {
@@ -30,7 +37,6 @@ MEASURES = {
 BATCH_SIZE = 32
 SEQ_LENGTH = 128
 LEARNING_RATE = 5e-5
-STARTUP_STEPS = 10  # these trace graphs and warm caches; they count in end_to_end only
 SEED = 12345
 
 
@@ -54,24 +60,18 @@ def run_bert_tf(options: argparse.Namespace, output: pathlib.Path) -> float:
     ]
     command = [sys.executable, "-m", "bert_tf.cli.main", "run_classifier", *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    lines = (output / "train_log.jsonl").read_text().splitlines()
-    logged = [json.loads(line) for line in lines]
-    seconds = sum(
-        (this["step"] - last["step"]) * BATCH_SIZE / this["examples_per_second"]
-        for last, this in itertools.pairwise(logged)
-    )
-    return (logged[-1]["step"] - logged[0]["step"]) * BATCH_SIZE / seconds
+    return logged_rate(output / "train_log.jsonl")
 
 
-def run_peer(options: argparse.Namespace, output: pathlib.Path, *, by_length: bool) -> float:
+def run_pytorch(options: argparse.Namespace, output: pathlib.Path, *, by_length: bool) -> float:
     """Runs `train_with_pytorch` in the peer's Python; returns its examples per second."""
-    command = [options.peer_python, __file__, "--contender", "pytorch_process"]
-    command += [f"--data_dir={options.data_dir}", f"--num_train_epochs={options.num_train_epochs}"]
-    command += [f"--peer_folder={options.peer_folder}", f"--output_dir={output}"]
-    command += ["--by_length"] * by_length
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return float(run.stdout.strip().splitlines()[-1])
+    arguments = ["--contender", "pytorch_process", f"--output_dir={output}"]
+    arguments += [
+        f"--data_dir={options.data_dir}",
+        f"--num_train_epochs={options.num_train_epochs}",
+    ]
+    arguments += [f"--peer_folder={options.peer_folder}", *["--by_length"] * by_length]
+    return float(run_peer(options.peer_python, __file__, arguments))
 
 
 def train_with_pytorch(options: argparse.Namespace) -> float:
@@ -96,53 +96,16 @@ def train_with_pytorch(options: argparse.Namespace) -> float:
         {name: encoded[name][i] for name in encoded} | {"labels": label}
         for i, (label, *_) in enumerate(rows)
     ]
-    sampler = None
-    if options.by_length:
-        from transformers.trainer_pt_utils import LengthGroupedSampler
-
-        lengths = [len(ids) for ids in encoded["input_ids"]]
-        sampler = LengthGroupedSampler(BATCH_SIZE, lengths=lengths)
-    loader = torch.utils.data.DataLoader(
-        features,
-        batch_size=BATCH_SIZE,
-        shuffle=sampler is None,
-        sampler=sampler,
-        drop_last=True,
-        collate_fn=transformers.DataCollatorWithPadding(tokenizer),
+    loader = make_loader(
+        features, BATCH_SIZE, options.by_length, transformers.DataCollatorWithPadding(tokenizer)
     )
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         options.peer_folder, num_labels=2
     )
-    model.train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]  # biases and LayerNorm
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
-        eps=1e-6,
-        fused=True,
-    )
     num_steps = number_of_steps(len(rows), options.num_train_epochs)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
-    step, start = 0, 0.0
-    while step < num_steps:
-        for batch in loader:
-            loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            step += 1
-            if step % 10 == 0 or step == num_steps:
-                print(f"step {step} of {num_steps}: loss {loss.item():.4f}", file=sys.stderr)
-            if step == STARTUP_STEPS:
-                start = time.perf_counter()
-            if step == num_steps:
-                break
-    seconds = time.perf_counter() - start
+    rate = BATCH_SIZE * train(model, loader, num_steps, LEARNING_RATE)
     model.save_pretrained(options.output_dir)
-    return (num_steps - STARTUP_STEPS) * BATCH_SIZE / seconds
+    return rate
 
 
 def read_pairs(path: pathlib.Path) -> Iterator[tuple[int, str, str]]:
@@ -157,30 +120,6 @@ def number_of_steps(num_examples: int, num_train_epochs: float) -> int:
     return int(num_examples / BATCH_SIZE * num_train_epochs)
 
 
-def write_peer_folder(checkpoint: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes the checkpoint's encoder as a folder that transformers reads."""
-    import numpy as np
-    import safetensors.numpy
-
-    from bert_tf.checkpoint import Checkpoint
-    from bert_tf.config import BertConfig
-    from bert_tf.interop.huggingface_names import expand
-
-    config = BertConfig.from_json_file(checkpoint / "bert_config.json")
-    rows = expand(("embeddings", "layer", "pooler"), config.num_hidden_layers)
-    file = Checkpoint(checkpoint)
-    values = [value.numpy() for value in file.read([file.name_in_file(row.name) for row in rows])]
-    tensors = {
-        row.theirs: np.ascontiguousarray(value.T if row.transposed else value)
-        for row, value in zip(rows, values, strict=True)
-    }
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    # The fused one of the two names that the original's activation has there.
-    settings = {**config.to_dict(), "model_type": "bert", "hidden_act": "gelu_pytorch_tanh"}
-    (folder / "config.json").write_text(json.dumps(settings))
-    shutil.copyfile(checkpoint / "vocab.txt", folder / "vocab.txt")
-
-
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Runs one contender once; returns its MEASURES."""
     num_examples = sum(1 for _ in read_pairs(pathlib.Path(options.data_dir) / "train.tsv"))
@@ -191,7 +130,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         if options.contender == "bert_tf":
             rate = run_bert_tf(options, output)
         else:
-            rate = run_peer(options, output, by_length=options.contender == "pytorch_by_length")
+            rate = run_pytorch(options, output, by_length=options.contender == "pytorch_by_length")
         seconds = time.perf_counter() - start
     return {"training": rate, "end_to_end": num_steps * BATCH_SIZE / seconds}
 
@@ -240,11 +179,7 @@ def main() -> None:
     for measured, unit in MEASURES.items():
         figures = {name: [round[measured] for round in rounds] for name, rounds in results.items()}
         print_report(f"finetune, {measured}", figures, unit, smaller_is_better=False)
-    if "AMD" in machine():
-        print(
-            "Note: PyTorch's float32 matrix products come from Intel's MKL, which is known to be "
-            "slower on AMD processors like this one; the ratios would be smaller on Intel's."
-        )
+    note_on_mkl()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def last_lines_in_turns(
         for name in contenders:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             command = [sys.executable, script, *arguments, "--contender", name]
+            environment["BENCH_ROUND"] = str(number)  # for those that vary a seed
             run = subprocess.run(
                 command, env=environment, stdout=subprocess.PIPE, text=True, check=True
             )
