@@ -254,7 +254,12 @@ def of_part(name: str, part: str) -> str:
 
 def write_table(path: pathlib.Path, rows: Iterable[Iterable[object]]) -> None:
     """Writes a line for each row, with tabs between its values; whole or not at all."""
-    write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
+    write_lines(path, ("\t".join(map(str, row)) for row in rows))
+
+
+def write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
+    """Writes lines, whole or not at all."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 @contextlib.contextmanager

@@ -103,9 +103,7 @@ class _Prepared(fine_tuning.Task):
 
     def write_files(self, folder: pathlib.Path) -> None:
         if self.labels:
-            run_folder.write_text(
-                folder / run_folder.LABELS, "".join(f"{label}\n" for label in self.labels)
-            )
+            run_folder.write_lines(folder / run_folder.LABELS, self.labels)
 
     def use(self, learner: TextClassifier, folder: pathlib.Path, step: int) -> dict[str, float]:
         results: dict[str, float] = {}

@@ -136,8 +136,7 @@ def write_model_files(
     """Writes what a checkpoint needs beside it to be used."""
     run_folder.write_text(folder / run_folder.BERT_CONFIG, config.to_json_string())
     if vocabulary is not None:
-        text = "".join(f"{piece}\n" for piece in vocabulary.pieces)
-        run_folder.write_text(folder / run_folder.VOCAB, text)
+        run_folder.write_lines(folder / run_folder.VOCAB, vocabulary.pieces)
 
 
 def has_model(settings: Training) -> bool:

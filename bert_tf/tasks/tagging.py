@@ -98,9 +98,7 @@ class _Prepared(fine_tuning.Task):
         )
 
     def write_files(self, folder: pathlib.Path) -> None:
-        run_folder.write_text(
-            folder / run_folder.LABELS, "".join(f"{label}\n" for label in self.labels)
-        )
+        run_folder.write_lines(folder / run_folder.LABELS, self.labels)
 
     def use(self, learner: WordTagger, folder: pathlib.Path, step: int) -> dict[str, float]:
         results: dict[str, float] = {}
@@ -195,6 +193,4 @@ def _write_predictions(
     """Writes tags beside those of the file, in its own scheme."""
     written = [from_iob2(sentence, sentences.scheme) for sentence in tags]
     lines = with_predictions(sentences.path, written)
-    run_folder.write_text(
-        folder / _predictions_name(split, sentences), "".join(f"{line}\n" for line in lines)
-    )
+    run_folder.write_lines(folder / _predictions_name(split, sentences), lines)
