@@ -46,6 +46,11 @@ class Features:
         return len(self.texts.lengths if self.row_splits is None else self.row_splits[1:])
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether there is something to compute a loss by."""
+        return bool(self.labels) or "label_ids" in self.ragged
+
+    @property
     def lengths(self) -> np.ndarray:
         """Pieces of each example, int64 [n], its rows padded to the longest of them."""
         if self.row_splits is None:

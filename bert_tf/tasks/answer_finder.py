@@ -19,11 +19,11 @@ from bert_tf.answer_text import joined, realigned, whitespace_words
 from bert_tf.config import BertConfig, QuestionAnswering
 from bert_tf.context_windows import PackedWindows, pack_windows
 from bert_tf.heads import BertSpanLabeler
-from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.input_pipeline import Features
 from bert_tf.losses import Batch, Loss, LossTerm, examples_weight, span_loss
 from bert_tf.packing import RaggedIds
+from bert_tf.tasks.feature_runner import FeatureRunner
 from bert_tf.tokenization import FullTokenizer, Words
-from bert_tf.training import Evaluator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,7 @@ class AnswerFinder:
             self._terms, lambda batch: {"loss": examples_weight(batch["start_positions"])}
         )
         self._words = Words(tokenizer.do_lower_case)
-        self._evaluator = Evaluator(self.model, self.loss)
-        self._predictor = Evaluator(self.model)
+        self._run = FeatureRunner(settings, self.model, self.loss)
 
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
         starts, ends = batch["start_positions"], batch["end_positions"]
@@ -169,16 +168,13 @@ class AnswerFinder:
 
     def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
         """The planned batches, padded as the settings say."""
-        settings = self.settings
-        return batches(features, plan, settings.padded_length, settings.max_seq_length)
+        return self._run.batches(features, plan)
 
     def logits(
         self, features: Features, batch_size: int, description: str | None = None
     ) -> tuple[list[np.ndarray], dict[str, float]]:
         """What the model says of each row: R of float32 [S, 2], and the loss if it has labels."""
-        plan = evaluation_plan(features.lengths, batch_size)
-        evaluator = self._evaluator if features.labels else self._predictor
-        found = evaluator(self.batches(features, plan), len(plan), description)
+        found = self._run(features, batch_size, description)
         return found.outputs, found.losses
 
     def answers(self, asked: Asked, logits: Sequence[np.ndarray]) -> Iterator[list[Answer]]:

@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig, MultipleChoice
 from bert_tf.heads import BertMultipleChoice
-from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.input_pipeline import Features
 from bert_tf.losses import Loss, examples_weight, single_label_loss
 from bert_tf.packing import RaggedIds, pack_texts, runs
 from bert_tf.tasks.choice_data import Question
+from bert_tf.tasks.feature_runner import FeatureRunner
 from bert_tf.tokenization import FullTokenizer
-from bert_tf.training import Evaluator
 
 
 class ChoiceScorer:
@@ -41,8 +41,7 @@ class ChoiceScorer:
             lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
             lambda batch: {"loss": examples_weight(batch["label_ids"])},
         )
-        self._evaluator = Evaluator(self.model, self.loss)
-        self._predictor = Evaluator(self.model)
+        self._run = FeatureRunner(settings, self.model, self.loss)
 
     def features(self, questions: Sequence[Question], labels: np.ndarray | None = None) -> Features:
         """A row ``[CLS] context [SEP] choice [SEP]`` for each choice, and the right ones if known.
@@ -71,16 +70,13 @@ class ChoiceScorer:
 
     def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
         """The planned batches, padded as the settings say."""
-        settings = self.settings
-        return batches(features, plan, settings.padded_length, settings.max_seq_length)
+        return self._run.batches(features, plan)
 
     def logits(
         self, features: Features, batch_size: int, description: str | None = None
     ) -> tuple[list[np.ndarray], dict[str, float]]:
         """What each question's choices get, float32 [C], and the losses if there are labels."""
-        plan = evaluation_plan(features.lengths, batch_size)
-        evaluator = self._evaluator if features.labels else self._predictor
-        found = evaluator(self.batches(features, plan), len(plan), description)
+        found = self._run(features, batch_size, description)
         assert features.row_splits is not None
         counts = np.diff(features.row_splits)
         return [row[:count] for row, count in zip(found.outputs, counts, strict=True)], found.losses

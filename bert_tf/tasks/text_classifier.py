@@ -13,7 +13,7 @@ import scipy.special
 
 from bert_tf.config import BertConfig, Classification
 from bert_tf.heads import BertClassifier
-from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.input_pipeline import Features
 from bert_tf.long_text import shortened, windows
 from bert_tf.losses import (
     Batch,
@@ -26,8 +26,8 @@ from bert_tf.losses import (
 )
 from bert_tf.packing import PackedTexts, RaggedIds, pack_texts
 from bert_tf.tasks.classification_data import Examples
+from bert_tf.tasks.feature_runner import FeatureRunner
 from bert_tf.tokenization import FullTokenizer
-from bert_tf.training import Evaluator
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,7 @@ class TextClassifier:
         pooling = settings.window_pooling if settings.long_text == "windows" else None
         self.model = BertClassifier(config, num_labels=len(labels) or 1, window_pooling=pooling)
         self.loss = Loss(self._terms, lambda batch: {"loss": examples_weight(batch["label_ids"])})
-        self._evaluator = Evaluator(self.model, self.loss)
-        self._predictor = Evaluator(self.model)
+        self._run = FeatureRunner(settings, self.model, self.loss)
 
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
         function = {
@@ -122,15 +121,13 @@ class TextClassifier:
 
     def batches(self, features: Features, plan: np.ndarray) -> Any:
         """The planned batches, padded as the settings say."""
-        settings = self.settings
-        return batches(features, plan, settings.padded_length, settings.max_seq_length)
+        return self._run.batches(features, plan)
 
     def evaluate(self, examples: Examples) -> tuple[np.ndarray, dict[str, float]]:
         """The logits of labelled examples, float32 [n, L], and the loss."""
         features = self.features(examples.text_a, examples.text_b, examples.labels)
         log.info("evaluating on %d examples; %s", len(features), self.described(features))
-        plan = evaluation_plan(features.lengths, self.settings.eval_batch_size)
-        found = self._evaluator(self.batches(features, plan), len(plan), "evaluating")
+        found = self._run(features, self.settings.eval_batch_size, "evaluating")
         return np.stack(found.outputs), found.losses
 
     def probabilities(
@@ -144,9 +141,7 @@ class TextClassifier:
 
         Softmax for single_label, sigmoid for multi_label, the value itself for a regression.
         """
-        features = self.features(text_a, text_b)
-        plan = evaluation_plan(features.lengths, batch_size)
-        found = self._predictor(self.batches(features, plan), len(plan), description)
+        found = self._run(self.features(text_a, text_b), batch_size, description)
         logits = np.stack(found.outputs)
         if self.task_type == "single_label":
             return scipy.special.softmax(logits, axis=-1)

@@ -14,12 +14,12 @@ import tensorflow as tf
 from bert_tf import crf
 from bert_tf.config import BertConfig, Tagging
 from bert_tf.heads import BertTagger
-from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.input_pipeline import Features
 from bert_tf.losses import Batch, Loss, LossTerm, crf_loss, word_labels_loss, words_weight
 from bert_tf.packing import RaggedIds
+from bert_tf.tasks.feature_runner import FeatureRunner
 from bert_tf.tasks.tagging_data import allowed_by
 from bert_tf.tokenization import FullTokenizer
-from bert_tf.training import Evaluator
 from bert_tf.word_windows import WordWindows, pack_words
 
 # Sentences whose labels are found at once.
@@ -54,8 +54,7 @@ class WordTagger:
             config, len(labels), use_crf=settings.crf, allowed=allowed_by(labels)
         )
         self.loss = Loss(self._terms, lambda batch: {"loss": words_weight(_num_words(batch))})
-        self._evaluator = Evaluator(self.model, self.loss)
-        self._predictor = Evaluator(self.model)
+        self._run = FeatureRunner(settings, self.model, self.loss)
 
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
         lengths = _num_words(batch)
@@ -110,16 +109,13 @@ class WordTagger:
 
     def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
         """The planned batches, padded as the settings say."""
-        settings = self.settings
-        return batches(features, plan, settings.padded_length, settings.max_seq_length)
+        return self._run.batches(features, plan)
 
     def logits(
         self, features: Features, batch_size: int, description: str | None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
         """What the model says of each word: float32 [N, L], and the losses if there are labels."""
-        plan = evaluation_plan(features.lengths, batch_size)
-        evaluator = self._evaluator if "label_ids" in features.ragged else self._predictor
-        found = evaluator(self.batches(features, plan), len(plan), description)
+        found = self._run(features, batch_size, description)
         lengths = features.ragged["word_starts"].lengths
         rows = [row[:length] for row, length in zip(found.outputs, lengths, strict=True)]
         return np.concatenate(rows), found.losses

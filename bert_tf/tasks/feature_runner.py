@@ -1,0 +1,47 @@
+"""Takes a model and features, returns the model's outputs for all of them; next: the learners.
+
+What every model of a fine-tuning task does with its examples, whatever they are.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.config import FineTuning
+from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.losses import Loss
+from bert_tf.training import Evaluation, Evaluator
+
+
+class FeatureRunner:
+    """Runs a model on features.
+
+    Args:
+        settings: how batches are padded.
+        model: as for Evaluator.
+        loss: of its outputs and a batch with labels.
+    """
+
+    def __init__(self, settings: FineTuning, model: keras.Model, loss: Loss) -> None:
+        self._settings = settings
+        self._evaluator = Evaluator(model, loss)
+        self._predictor = Evaluator(model)
+
+    def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
+        """The planned batches, padded as the settings say."""
+        settings = self._settings
+        return batches(features, plan, settings.padded_length, settings.max_seq_length)
+
+    def __call__(
+        self, features: Features, batch_size: int, description: str | None = None
+    ) -> Evaluation:
+        """The outputs for each example, and the losses if there are labels.
+
+        Args:
+            features: the examples.
+            batch_size: examples that go through the model at once.
+            description: what the progress line calls it; None for no such line.
+        """
+        plan = evaluation_plan(features.lengths, batch_size)
+        evaluator = self._evaluator if features.is_labelled else self._predictor
+        return evaluator(self.batches(features, plan), len(plan), description)
