@@ -22,7 +22,7 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError, listed
 from bert_tf.modeling import BertModel
-from bert_tf.optimization import AdamWeightDecay
+from bert_tf.optimization import AdamWeightDecay, LossScale
 
 SLOTS = ("adam_m", "adam_v")
 WORD_EMBEDDINGS = "/embeddings/word_embeddings"
@@ -370,15 +370,28 @@ class ResumePoints(tf.train.CheckpointManager):
         optimizer: its optimizer, with slots.
         folder: where the files go.
         interval: updates between two of them.
+        loss_scale: of the run, if it has one.
+        writes: whether this process writes them; else it only reads what another one wrote.
     """
 
     def __init__(
-        self, model: keras.Model, optimizer: AdamWeightDecay, folder: Path, interval: int
+        self,
+        model: keras.Model,
+        optimizer: AdamWeightDecay,
+        folder: Path,
+        interval: int,
+        *,
+        loss_scale: LossScale | None = None,
+        writes: bool = True,
     ) -> None:
+        self._writes = writes
         state = tf.train.Checkpoint(
             weights=[variable.value for variable in model.weights],
             optimizer=[variable.value for variable in optimizer.variables],
+            **({} if loss_scale is None else {"loss_scale": loss_scale.variables}),
         )
+        # Made by its first use, by all workers together: they agree on a new variable's value.
+        _ = state.save_counter
         super().__init__(
             state,
             os.fspath(folder),
@@ -407,6 +420,8 @@ class ResumePoints(tf.train.CheckpointManager):
         depends on when it is asked. What cannot be written leaves the earlier ones as they were.
         """
         done = int(self._updates.numpy())
+        if not self._writes:
+            return None
         if check_interval and done % self.checkpoint_interval:
             return None
         if (self.latest_checkpoint or "").endswith(f"-{done}"):

@@ -165,7 +165,94 @@ class ModelUse(ModelFiles):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(ModelUse):
+class Devices:
+    """What a run computes on, and in which precision."""
+
+    precision: str = setting(
+        "float32",
+        "What the model computes in; weights, losses and the optimizer are float32 in any case. "
+        "bfloat16 where the device has it; float16, with a loss scale, where it has that only.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    xla: bool = setting(
+        False,
+        "Whether a training step is compiled by XLA, once for each length of a batch; see "
+        "fixed_length. It pays on GPUs. On a TPU it is so in any case.",
+    )
+    strategy: str = setting(
+        "auto",
+        "one_device; mirrored, all GPUs of this machine or num_devices; multi_worker, the machines "
+        "of worker_hosts or TF_CONFIG; tpu, those of this machine. auto: whatever there is, a TPU "
+        "only with use_tpu.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+        unimportant=True,
+    )
+    num_devices: int | None = setting(
+        None,
+        "Replicas on this machine: GPUs, by default all of them; without any, parts of the CPU.",
+        unimportant=True,
+    )
+    worker_hosts: str | None = setting(
+        None,
+        "multi_worker: HOST:PORT of each worker, separated by commas, the same on all. The first "
+        "one writes the files; all of them read its output_dir.",
+        unimportant=True,
+    )
+    worker_index: int | None = setting(
+        None,
+        "multi_worker: which of worker_hosts this process is, from 0.",
+        unimportant=True,
+        stored=False,
+    )
+    worker_timeout: int = setting(
+        300, "multi_worker: seconds in which all workers must have come up.", unimportant=True
+    )
+    collectives: str = setting(
+        "auto",
+        "multi_worker: how sums travel.",
+        choices=("auto", "ring", "nccl"),
+        unimportant=True,
+    )
+    use_tpu: bool = setting(False, "As in the original: strategy=tpu.", unimportant=True)
+    tpu: str | None = setting(
+        None, "local, the TPU of the machine that this runs on: strategy=tpu.", unimportant=True
+    )
+    tpu_name: str | None = setting(None, "As in the original: the same as tpu.", unimportant=True)
+    tpu_zone: str | None = setting(None, "As in the original; not needed.", unimportant=True)
+    gcp_project: str | None = setting(None, "As in the original; not needed.", unimportant=True)
+    master: str | None = setting(None, "As in the original; not needed.", unimportant=True)
+    num_tpu_cores: int = setting(8, "As in the original; not needed.", unimportant=True)
+
+    @property
+    def on_tpu(self) -> bool:
+        """Whether the run uses a TPU."""
+        return self.strategy == "tpu" or self.use_tpu or bool(self.tpu or self.tpu_name)
+
+    def _check_devices(self) -> None:
+        for name in ("num_devices", "worker_timeout"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, but is {value}")
+        if self.on_tpu and self.strategy not in ("auto", "tpu"):
+            raise InputError(f"--strategy={self.strategy} and a TPU: give one of them")
+        for name in ("tpu", "tpu_name"):
+            value = getattr(self, name)
+            if value not in (None, "local"):
+                raise InputError(
+                    f"--{name}={value}: a TPU is used from its own machine (TPU VM); run the "
+                    f"command there, with --{name}=local"
+                )
+        if self.on_tpu and self.precision == "float16":
+            raise InputError("--precision=float16: a TPU has bfloat16; give that")
+        for name in ("worker_hosts", "worker_index"):
+            if getattr(self, name) is not None and self.strategy not in ("auto", "multi_worker"):
+                raise InputError(
+                    f"--{name}: it is for --strategy=multi_worker, not {self.strategy}"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Devices, ModelUse):
     """The settings that every command which trains a model shares."""
 
     output_dir: str | None = setting(
@@ -195,12 +282,6 @@ class Training(ModelUse):
     iterations_per_loop: int = setting(
         1000, "Steps between two looks of the host, on TPU only.", unimportant=True
     )
-    use_tpu: bool = setting(False, "Whether to use a TPU; not supported yet.", unimportant=True)
-    tpu_name: str | None = setting(None, "As in the original; with use_tpu.", unimportant=True)
-    tpu_zone: str | None = setting(None, "As in the original; with use_tpu.", unimportant=True)
-    gcp_project: str | None = setting(None, "As in the original; with use_tpu.", unimportant=True)
-    master: str | None = setting(None, "As in the original; with use_tpu.", unimportant=True)
-    num_tpu_cores: int = setting(8, "As in the original; with use_tpu.", unimportant=True)
 
     def __post_init__(self) -> None:
         jobs = [name for name in JOBS if hasattr(self, name)]
@@ -209,8 +290,7 @@ class Training(ModelUse):
             raise InputError(f"give at least one of {', '.join(most)} and {last}")
         if not self.output_dir:
             raise InputError("--output_dir is missing: give a folder for the run's files")
-        if self.use_tpu:
-            raise InputError("--use_tpu: this version does not train on TPUs yet")
+        self._check_devices()
         self._check_at_least_1(
             "train_batch_size",
             "micro_batch_size",
@@ -258,7 +338,7 @@ class FineTuning(Training):
     @property
     def padded_length(self) -> int | None:
         """What every batch is padded to; None for its own longest row."""
-        return self.max_seq_length if self.fixed_length else None
+        return self.max_seq_length if self.fixed_length or self.on_tpu else None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -125,26 +125,44 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """
         return super().apply_gradients(self._with_gradients(grads_and_vars))
 
-    def apply_reduced_gradients(self, grads_and_vars: Iterable[tuple[Any, keras.Variable]]) -> None:
+    def apply_reduced_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[Any, keras.Variable]],
+        only_if: tf.Tensor | None = None,
+    ) -> None:
         """As ``apply_gradients``, in replica context, for gradients that are reduced already.
 
         Clipping comes after the all-reduce, so the training step reduces; doing it once more here,
         as Keras does, would count every gradient once per replica.
+
+        Args:
+            grads_and_vars: as for ``apply_gradients``.
+            only_if: bool []; where it is false, equally on all replicas, variables and slots stay
+                as they are. The step counts in any case.
         """
         pairs = self._with_gradients(grads_and_vars)
         learning_rate = self.schedule(self.iterations)
 
-        def update(strategy: tf.distribute.Strategy, gradients: list[tf.Tensor]) -> None:
+        def update_local(local: tf.Variable, reduced: tf.Tensor, *condition: tf.Tensor) -> None:
+            if not condition:
+                self.update_step(reduced, local, learning_rate)
+                return
+
+            def update() -> tf.Tensor:
+                self.update_step(reduced, local, learning_rate)
+                return tf.constant(True)
+
+            tf.cond(condition[0], update, lambda: tf.constant(False))
+
+        def update(strategy: tf.distribute.Strategy, gradients: Any, *condition: Any) -> None:
             for gradient, (_, variable) in zip(gradients, pairs, strict=True):
                 strategy.extended.update(
-                    variable.value,
-                    lambda local, reduced: self.update_step(reduced, local, learning_rate),
-                    args=(gradient,),
-                    group=False,
+                    variable.value, update_local, args=(gradient, *condition), group=False
                 )
 
+        condition = () if only_if is None else (only_if,)
         context = tf.distribute.get_replica_context()
-        context.merge_call(update, args=([gradient for gradient, _ in pairs],))
+        context.merge_call(update, args=([gradient for gradient, _ in pairs], *condition))
         self.iterations.assign_add(1)
 
     def schedule(self, step: tf.Tensor) -> tf.Tensor:
@@ -309,6 +327,62 @@ def create_optimizer(
     if optimizer == "lamb":
         return Lamb(schedule, weight_decay_rate)
     raise InputError(f"--optimizer must be one of adamw, lamb, but is {optimizer!r}")
+
+
+class LossScale:
+    """What a loss is multiplied by, so that float16 can hold its gradients.
+
+    Micikevicius et al. 2018, arXiv 1710.03740, section 3.2: a step whose gradients are not finite
+    is left out and the scale halved; after ``growth_interval`` steps without one it is doubled.
+
+    Args:
+        initial: the first scale.
+        growth_interval: as above.
+
+    Attributes:
+        scale: float32 [], at least 1.
+        skipped: int64 [], steps left out so far.
+        skipped_in_a_row: int64 [], those up to now without a step between them.
+    """
+
+    def __init__(self, initial: float = 2.0**15, growth_interval: int = 2000) -> None:
+        def variable(value: Any, dtype: tf.DType) -> tf.Variable:
+            return tf.Variable(
+                value,
+                trainable=False,
+                dtype=dtype,
+                # Updated in replica context, with the same value everywhere.
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+        self.growth_interval = growth_interval
+        self.scale = variable(initial, tf.float32)
+        self.skipped = variable(0, tf.int64)
+        self.skipped_in_a_row = variable(0, tf.int64)
+        self._finite_in_a_row = variable(0, tf.int64)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What a resumed run needs."""
+        return [self.scale, self.skipped, self.skipped_in_a_row, self._finite_in_a_row]
+
+    def update(self, is_finite: tf.Tensor) -> None:
+        """Takes note of a step, in replica context.
+
+        Args:
+            is_finite: bool [], whether its gradients were, as they are after the sum over the
+                replicas.
+        """
+        finite = tf.cast(is_finite, tf.int64)
+        in_a_row = (self._finite_in_a_row + 1) * finite
+        grows = in_a_row >= self.growth_interval
+        # What is below float16's range with this scale is nothing beside other gradients.
+        larger = tf.where(grows, tf.minimum(self.scale * 2.0, 2.0**24), self.scale)
+        smaller = tf.maximum(self.scale / 2.0, 1.0)
+        self.scale.assign(tf.where(is_finite, larger, smaller))
+        self._finite_in_a_row.assign(tf.where(grows, tf.zeros_like(in_a_row), in_a_row))
+        self.skipped.assign_add(1 - finite)
+        self.skipped_in_a_row.assign((self.skipped_in_a_row + 1) * (1 - finite))
 
 
 def clip_by_global_norm(gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:

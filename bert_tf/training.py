@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,15 @@ from bert_tf import run_folder
 from bert_tf.checkpoint import ResumePoints
 from bert_tf.errors import InputError
 from bert_tf.losses import Batch, Loss, LossTerm
-from bert_tf.optimization import AdamWeightDecay, clip_by_global_norm
+from bert_tf.optimization import AdamWeightDecay, LossScale, clip_by_global_norm
+from bert_tf.replicas import (
+    OnReplicas,
+    agreed,
+    distributed,
+    has_several_workers,
+    is_chief,
+    lost_workers_named,
+)
 from bert_tf.termination import Terminated, deferred_termination
 
 logger = logging.getLogger(__name__)
@@ -35,6 +44,10 @@ logger = logging.getLogger(__name__)
 Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
 MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts")
+# What a step with a loss scale adds to its values.
+SCALE_VALUES = ("loss_scale", "skipped_steps", "skipped_in_a_row")
+# From 2^15, sixteen steps in a row take the scale down to 1.
+_MOST_SKIPPED_IN_A_ROW = 50
 # How long the host may be without a look at what the device does: a wish to stop waits for it.
 _LOOP_SECONDS = 5.0
 
@@ -50,6 +63,8 @@ class TrainStep:
         metrics: values to report beside the losses.
         micro_batch_size: how many of a replica's examples go through the model at once; by default
             all. Dropout apart, the update is the same: only the memory that it takes is not.
+        loss_scale: for gradients in float16. A step whose gradients are not finite is left out then
+            and counts as done.
     """
 
     def __init__(
@@ -61,6 +76,7 @@ class TrainStep:
         *,
         metrics: Metrics | None = None,
         micro_batch_size: int | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -68,6 +84,7 @@ class TrainStep:
         self.seed = seed
         self.metrics = metrics or (lambda outputs, batch: {})
         self.micro_batch_size = micro_batch_size
+        self.loss_scale = loss_scale
         # Slots are created here, not while a graph is traced.
         optimizer.build(model.trainable_variables)
 
@@ -79,7 +96,8 @@ class TrainStep:
 
         Returns:
             float32 [] each: ``loss``, its parts and the metrics by name (all over the global
-            batch), ``grad_norm`` before clipping, ``learning_rate`` of this update.
+            batch), ``grad_norm`` before clipping, ``learning_rate`` of this update; with a loss
+            scale, what SCALE_VALUES names, and a ``grad_norm`` of 0 for a step that is left out.
         """
         context = tf.distribute.get_replica_context()
         step = self.optimizer.iterations.value
@@ -89,9 +107,27 @@ class TrainStep:
         differentiate = self._accumulate if self.micro_batch_size else self._differentiate
         gradients, values = differentiate(batch, weights, seed)
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        clipped, norm = clip_by_global_norm(list(gradients.values()))
         variables = [self.model.trainable_variables[number] for number in gradients]
-        self.optimizer.apply_reduced_gradients(zip(clipped, variables, strict=True))
+        scaling: dict[str, tf.Tensor] = {}
+        if self.loss_scale is None:
+            clipped, norm = clip_by_global_norm(list(gradients.values()))
+            self.optimizer.apply_reduced_gradients(zip(clipped, variables, strict=True))
+        else:
+            scale = tf.convert_to_tensor(self.loss_scale.scale)
+            clipped, norm = clip_by_global_norm(
+                [tf.convert_to_tensor(gradient) / scale for gradient in gradients.values()]
+            )
+            # What is not finite on one replica makes the sum, and so the norm, the same on all.
+            is_finite = tf.math.is_finite(norm)
+            self.optimizer.apply_reduced_gradients(
+                zip(clipped, variables, strict=True), only_if=is_finite
+            )
+            self.loss_scale.update(is_finite)
+            norm = tf.where(is_finite, norm, 0.0)
+            counted = (self.loss_scale.skipped, self.loss_scale.skipped_in_a_row)
+            scaling = dict(
+                zip(SCALE_VALUES, (scale, *(tf.cast(n, tf.float32) for n in counted)), strict=True)
+            )
 
         values = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
         losses = values["losses"]
@@ -104,6 +140,7 @@ class TrainStep:
             },
             "grad_norm": norm,
             "learning_rate": learning_rate,
+            **scaling,
         }
 
     def check_batch_size(self, num_examples: int) -> None:
@@ -121,7 +158,7 @@ class TrainStep:
     def _differentiate(
         self, batch: Batch, weights: dict[str, tf.Tensor], seed: tf.Tensor
     ) -> tuple[dict[int, Any], dict[str, Any]]:
-        """What a batch adds to the gradients and to the values, given the global batch's weights.
+        """What a batch adds to the gradients (scaled) and to the values, given all the weights.
 
         Returns:
             The gradients of the trainable variables by number, without those that the loss does not
@@ -136,6 +173,8 @@ class TrainStep:
                 for name, term in self.loss.terms(outputs, batch).items()
             }
             loss = tf.add_n(list(losses.values()))
+            if self.loss_scale is not None:
+                loss *= self.loss_scale.scale
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         reached = {number: g for number, g in enumerate(gradients) if g is not None}
@@ -197,11 +236,15 @@ class Trainer(orbit.StandardTrainer):
     Args:
         step: the update.
         names: of the values that ``step`` returns.
+        xla: whether a step is compiled by XLA.
     """
 
-    def __init__(self, step: TrainStep, names: tuple[str, ...]) -> None:
+    def __init__(self, step: TrainStep, names: tuple[str, ...], *, xla: bool = False) -> None:
         super().__init__(train_dataset=None)  # the controller restores the step that it starts at
         self._step = step
+        self._replica_step = self._one_step
+        if xla:
+            self._replica_step = tf.function(self._one_step, autograph=False, jit_compile=True)
         self._last = {name: tf.Variable(0.0, trainable=False) for name in names}
         self._num_tokens = tf.Variable(0, trainable=False, dtype=tf.int64)
 
@@ -228,16 +271,16 @@ class Trainer(orbit.StandardTrainer):
     def train_step(self, iterator: Any) -> None:
         """One step in cross-replica context."""
         strategy = tf.distribute.get_strategy()
-        values, num_tokens = strategy.run(self._replica_step, args=(next(iterator),))
+        results = strategy.run(self._replica_step, args=(next(iterator),))
+        values, num_tokens = strategy.experimental_local_results(results)[0]  # equal on all
         for name, variable in self._last.items():
-            # Equal on all replicas.
-            variable.assign(strategy.reduce(tf.distribute.ReduceOp.MEAN, values[name], axis=None))
-        self._num_tokens.assign_add(
-            strategy.reduce(tf.distribute.ReduceOp.SUM, num_tokens, axis=None)
-        )
+            variable.assign(values[name])
+        self._num_tokens.assign_add(num_tokens)
 
-    def _replica_step(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        return self._step(batch), tf.reduce_sum(tf.cast(batch["input_mask"], tf.int64))
+    def _one_step(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        num_tokens = tf.reduce_sum(tf.cast(batch["input_mask"], tf.int64))
+        context = tf.distribute.get_replica_context()
+        return self._step(batch), context.all_reduce(tf.distribute.ReduceOp.SUM, num_tokens)
 
     def train_loop_end(self) -> dict[str, float]:
         """The last step's values."""
@@ -249,7 +292,7 @@ class TrainLog:
 
     Args:
         path: of ``train_log.jsonl``; lines beyond the first step are those of a run that was cut
-            off after its last checkpoint, and are dropped.
+            off after its last checkpoint, and are dropped. None for neither file nor progress.
         first_step: updates done before this process.
         num_train_steps: updates in all.
         examples_per_step: size of the global batch.
@@ -258,21 +301,23 @@ class TrainLog:
 
     def __init__(
         self,
-        path: pathlib.Path,
+        path: pathlib.Path | None,
         first_step: int,
         num_train_steps: int,
         examples_per_step: int,
         log_steps: int,
     ) -> None:
-        self._path = path
-        self._drop_lines_beyond(first_step)
-        self._file = path.open("a")
+        self._path = path or pathlib.Path(os.devnull)
+        if path is not None:
+            self._drop_lines_beyond(first_step)
+        self._file = self._path.open("a")
         self._progress = tqdm.tqdm(
             total=num_train_steps,
             initial=first_step,
             desc="training",
             unit="step",
             mininterval=progress_interval(),
+            disable=path is None,
         )
         self._num_train_steps = num_train_steps
         self._examples_per_step = examples_per_step
@@ -353,10 +398,13 @@ class LoopLength:
 
     Args:
         intervals: steps at whose multiples the host has something to do.
+        by_time: whether it looks in between too, as often as _LOOP_SECONDS say. Workers that train
+            together must look in at the same steps, and so cannot go by their clocks.
     """
 
-    def __init__(self, intervals: Sequence[int]) -> None:
+    def __init__(self, intervals: Sequence[int], *, by_time: bool = True) -> None:
         self._intervals = intervals
+        self._by_time = by_time
         self._last: tuple[int, float] | None = None
 
     def __call__(self, done: int) -> int:
@@ -365,13 +413,16 @@ class LoopLength:
         Args:
             done: steps so far.
         """
+        to_next = min(interval - done % interval for interval in self._intervals)
+        if not self._by_time:
+            return to_next
         now = time.perf_counter()
         most = 1
         if self._last is not None:
             steps, seconds = done - self._last[0], now - self._last[1]
             most = max(1, int(_LOOP_SECONDS * steps / seconds))
         self._last = (done, now)
-        return min(most, *(interval - done % interval for interval in self._intervals))
+        return min(most, to_next)
 
 
 def train(
@@ -386,8 +437,11 @@ def train(
     save_checkpoints_steps: int,
     evaluate: Callable[[], dict[str, float]] | None = None,
     eval_steps: int | None = None,
+    xla: bool = False,
 ) -> None:
     """Trains up to ``num_train_steps``, from where the folder's ``resume/`` stands.
+
+    Of several workers, the chief writes and evaluates; the others wait for it.
 
     Without ``resume/``, from where the optimizer stands. A SIGTERM or SIGINT ends it when the loop
     and the evaluation that are running have ended, with all that is needed to go on from there.
@@ -404,16 +458,33 @@ def train(
         save_checkpoints_steps: how often the run can be resumed from.
         evaluate: gives values to log beside those of the step, under names of their own.
         eval_steps: how often that is done; in any case it is after the last step.
+        xla: whether a step is compiled by XLA, for each shape of a batch anew.
 
     Raises:
-        InputError: if the micro-batches do not fit, there is nothing left to train, or the loss is
-            not a number any more, or a file cannot be written.
+        InputError: if replicas or micro-batches do not fit, there is nothing left to train, the
+            loss is not a number any more, a file cannot be written, or another worker is gone.
         Terminated: after a SIGTERM or SIGINT.
     """
-    step.check_batch_size(examples_per_step // tf.distribute.get_strategy().num_replicas_in_sync)
-    manager = ResumePoints(step.model, step.optimizer, folder / "resume", save_checkpoints_steps)
+    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if examples_per_step % num_replicas:
+        raise InputError(
+            f"--train_batch_size={examples_per_step} cannot be shared evenly by {num_replicas} "
+            "replicas; give a multiple of that"
+        )
+    if xla and num_replicas > 1:
+        raise InputError("--xla: it is for one device, but there are several; leave it out")
+    step.check_batch_size(examples_per_step // num_replicas)
+    writes = is_chief()
+    manager = ResumePoints(
+        step.model,
+        step.optimizer,
+        folder / "resume",
+        save_checkpoints_steps,
+        loss_scale=step.loss_scale,
+        writes=writes,
+    )
     global_step = step.optimizer.iterations.value
-    trainer = Trainer(step, names)
+    trainer = Trainer(step, names if step.loss_scale is None else (*names, *SCALE_VALUES), xla=xla)
     intervals = [log_steps, save_checkpoints_steps, *([eval_steps] if eval_steps else [])]
 
     # Orbit prints to stdout, which belongs to a command's results.
@@ -421,7 +492,7 @@ def train(
         controller = orbit.Controller(
             global_step=global_step,
             trainer=trainer,
-            steps_per_loop=LoopLength(intervals),
+            steps_per_loop=LoopLength(intervals, by_time=not has_several_workers()),
             checkpoint_manager=manager,
         )
         first_step = int(global_step.numpy())
@@ -434,23 +505,28 @@ def train(
             )
         if first_step == num_train_steps:
             return
-        trainer.train_dataset = dataset_from(first_step)
+        trainer.train_dataset = distributed(lambda: dataset_from(first_step))
         log = TrainLog(
-            folder / run_folder.TRAIN_LOG,
+            folder / run_folder.TRAIN_LOG if writes else None,
             first_step,
             num_train_steps,
             examples_per_step,
             log_steps,
         )
-        writer = tf.summary.create_file_writer(str(folder))
+        writer = tf.summary.create_noop_writer()
+        if writes:
+            writer = tf.summary.create_file_writer(str(folder))
 
         def stop_if_asked(done: int) -> None:
-            if request.asked_by is not None:
+            # One that is asked stops all of them, after the same step.
+            asked_by = agreed(request.asked_by or 0)
+            if asked_by:
                 manager.save(check_interval=False)
+                signal_name = signal.Signals(asked_by).name
                 raise Terminated(
-                    f"stopped by {request.asked_by.name} after step {done} of {num_train_steps}; "
+                    f"stopped by {signal_name} after step {done} of {num_train_steps}; "
                     f"the same command goes on from there, with what is in {manager.directory}",
-                    request.asked_by,
+                    signal.Signals(asked_by),
                 )
 
         def report(values: dict[str, float]) -> None:
@@ -459,7 +535,7 @@ def train(
             evaluated: dict[str, float] = {}
             if evaluate and (done == num_train_steps or (eval_steps and done % eval_steps == 0)):
                 with log.paused():
-                    evaluated = evaluate()
+                    evaluated = evaluate() if writes else {}
             for name, value in log(done, trainer.num_tokens, values, evaluated).items():
                 tf.summary.scalar(name, value, step=done)
             stop_if_asked(done)
@@ -469,6 +545,7 @@ def train(
             deferred_termination() as request,
             writer.as_default(),
             contextlib.closing(log),
+            lost_workers_named(),
         ):
             controller.train(num_train_steps)
             stop_if_asked(num_train_steps)
@@ -476,6 +553,13 @@ def train(
 
 def _refuse_divergence(values: dict[str, float], done: int) -> None:
     """Ends a run whose weights are lost, before it replaces the point from which it could go on."""
+    if values.get("skipped_in_a_row", 0) > _MOST_SKIPPED_IN_A_ROW:
+        raise InputError(
+            f"--precision=float16: the gradients of {values['skipped_in_a_row']:.0f} steps in a "
+            f"row, up to step {done}, are not finite, down to a loss scale of "
+            f"{values['loss_scale']:g}: the model's own values are beyond float16's range. Give "
+            "--precision=bfloat16, or float32, in another folder or with --overwrite"
+        )
     for name, value in values.items():
         if not math.isfinite(value):
             raise InputError(
@@ -513,7 +597,7 @@ class Evaluator:
             outputs = model(inputs, training=False)
             return outputs, loss.terms(outputs, batch) if loss is not None else {}
 
-        self._forward = tf.function(forward, autograph=False)
+        self._forward = OnReplicas(forward)
 
     def __call__(
         self, dataset: tf.data.Dataset, num_batches: int, description: str | None = None
@@ -550,8 +634,6 @@ class Evaluator:
         Yields:
             ``example_ids`` int64 [B], their outputs, float32 [B, …], and the loss's parts.
         """
-        # Traced once, for the shapes of all batches.
-        forward = self._forward.get_concrete_function(dataset.element_spec)
         for batch in tqdm.tqdm(
             dataset,
             total=num_batches,
@@ -560,8 +642,10 @@ class Evaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            outputs, terms = forward(batch)
-            yield batch["example_ids"].numpy(), outputs.numpy(), terms
+            parts = self._forward(batch, dataset.element_spec)
+            example_ids = batch["example_ids"].numpy()
+            for ids, (outputs, terms) in zip(np.split(example_ids, len(parts)), parts, strict=True):
+                yield ids, outputs.numpy(), terms
 
 
 def progress_interval() -> float:

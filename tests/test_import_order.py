@@ -60,6 +60,7 @@ ORDER = (
     "answer_metrics",
     "calibration",
     "evaluation_plots",
+    "replicas",
     "distribution",
     "termination",
     "training",

@@ -227,7 +227,6 @@ def train_tiny(
     optimizer=None, **arguments,
 ):  # fmt: skip
     """Trains a small pretrainer; returns its weights, and its initial ones."""
-    strategy = tf.distribute.get_strategy()
     model = model or BertPretrainer(config)
     if weights is not None:
         model.set_weights(weights)
@@ -243,9 +242,7 @@ def train_tiny(
     train(
         step,
         (*NAMES, "masked_lm_accuracy"),
-        lambda first: strategy.experimental_distribute_dataset(
-            global_batches(config, first, available or last)
-        ),
+        lambda first: global_batches(config, first, available or last),
         folder,
         num_train_steps=last,
         examples_per_step=6,

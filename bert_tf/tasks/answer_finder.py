@@ -18,6 +18,7 @@ from bert_tf.answer_spans import Answer, Rows, Span, best_answers
 from bert_tf.answer_text import joined, realigned, whitespace_words
 from bert_tf.config import BertConfig, QuestionAnswering
 from bert_tf.context_windows import PackedWindows, pack_windows
+from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertSpanLabeler
 from bert_tf.input_pipeline import Features
 from bert_tf.losses import Batch, Loss, LossTerm, examples_weight, span_loss
@@ -101,7 +102,7 @@ class AnswerFinder:
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
-        self.model = BertSpanLabeler(config)
+        self.model = BertSpanLabeler(config, dtype=DTYPE_POLICIES[settings.precision])
         self.loss = Loss(
             self._terms, lambda batch: {"loss": examples_weight(batch["start_positions"])}
         )

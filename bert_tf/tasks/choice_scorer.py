@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import BertConfig, MultipleChoice
+from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertMultipleChoice
 from bert_tf.input_pipeline import Features
 from bert_tf.losses import Loss, examples_weight, single_label_loss
@@ -36,7 +37,7 @@ class ChoiceScorer:
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
-        self.model = BertMultipleChoice(config)
+        self.model = BertMultipleChoice(config, dtype=DTYPE_POLICIES[settings.precision])
         self.loss = Loss(
             lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
             lambda batch: {"loss": examples_weight(batch["label_ids"])},

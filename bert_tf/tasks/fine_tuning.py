@@ -5,6 +5,7 @@ with, and the evaluation of a model that is there already.
 """
 
 import abc
+import contextlib
 import dataclasses
 import json
 import logging
@@ -20,11 +21,13 @@ import tensorflow as tf
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint, save_checkpoint
-from bert_tf.config import BertConfig, FineTuning, stored_settings, unimportant_settings
+from bert_tf.config import BertConfig, FineTuning
+from bert_tf.distribution import devices_of, loss_scale_of
 from bert_tf.errors import InputError
 from bert_tf.input_pipeline import training_plan
 from bert_tf.losses import Loss
 from bert_tf.optimization import create_optimizer
+from bert_tf.replicas import agreed, is_chief
 from bert_tf.tasks.model_files import (
     has_model,
     refuse_results,
@@ -34,6 +37,7 @@ from bert_tf.tasks.model_files import (
     with_trained_model,
     write_model_files,
 )
+from bert_tf.tasks.run_claim import claimed
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import TrainStep, train
 
@@ -141,14 +145,20 @@ def run(settings: Settings, command: str, prepare: Prepare[Settings]) -> dict[st
     """Trains, evaluates and predicts, as the settings ask for.
 
     Returns:
-        What ``eval_results.json`` holds; empty without ``do_eval``.
+        What ``eval_results.json`` holds; empty without ``do_eval``, and on all workers but the
+        chief.
 
     Raises:
         InputError: for whatever is wrong with files or settings, before anything is written.
     """
-    if settings.do_train:
-        return _train_and_use(prepare(settings, None))
-    return _use_trained(settings, command, prepare)
+    with devices_of(settings):
+        results: dict[str, float] = {}
+        if settings.do_train:
+            results = _train_and_use(prepare(settings, None))
+        elif is_chief():
+            results = _use_trained(settings, command, prepare)
+        agreed(0)  # the others stay while the chief evaluates
+        return results
 
 
 def _train_and_use(task: Task) -> dict[str, float]:
@@ -170,15 +180,8 @@ def _results(task: Task) -> tuple[str, ...]:
     return (*results, *task.result_files)
 
 
-def _claim(task: Task) -> Any:
-    settings = task.settings
-    return run_folder.claim(
-        settings.output_dir or "",
-        {"command": task.command, **stored_settings(settings)},
-        _results(task),
-        unimportant=unimportant_settings(type(settings)),
-        overwrite=settings.overwrite,
-    )
+def _claim(task: Task) -> contextlib.AbstractContextManager[pathlib.Path]:
+    return claimed(task.settings, task.command, _results(task))
 
 
 class _TrainingRun:
@@ -235,6 +238,7 @@ class _TrainingRun:
                 learner.loss,
                 settings.seed,
                 micro_batch_size=settings.micro_batch_size,
+                loss_scale=loss_scale_of(settings),
             ),
             LOGGED,
             lambda step: lesson.batches(plan[step:]),
@@ -243,7 +247,10 @@ class _TrainingRun:
             examples_per_step=settings.train_batch_size,
             log_steps=settings.log_steps,
             save_checkpoints_steps=settings.save_checkpoints_steps,
+            xla=settings.xla,
         )
+        if not is_chief():
+            return {}
         write_model_files(folder, task.config, task.tokenizer.vocabulary)
         task.write_files(folder)
         save_checkpoint(learner.model, folder / run_folder.CHECKPOINT)
@@ -283,6 +290,8 @@ def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dic
         one_run = first_run if seed == settings.seed else _TrainingRun(task_of_seed)
         with _claim(task_of_seed) as seed_folder:
             runs[seed] = one_run(seed_folder)
+    if not is_chief():
+        return {}
     best = max(runs, key=lambda seed: runs[seed][task.deciding])
     results = {"best_seed": float(best)}
     for name in runs[best]:

@@ -116,13 +116,16 @@ def _files_of(folder: pathlib.Path) -> ModelFiles:
 def read_trained(
     folder: pathlib.Path, command: str, configuration: type[Settings]
 ) -> tuple[Settings, BertConfig, FullTokenizer]:
-    """The settings, configuration and tokenizer of a finished run.
+    """The settings, configuration and tokenizer of a finished run, for use by itself.
+
+    That is in float32, whatever the run computed in: where it is used there may be no bfloat16.
 
     Raises:
         InputError: if the folder holds no trained model of that command.
     """
     run_folder.require_model(folder)
     settings = settings_of_run(folder, command, configuration)
+    settings = dataclasses.replace(settings, precision="float32")
     config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
     tokenizer = FullTokenizer(
         folder / run_folder.VOCAB, do_lower_case=settings.do_lower_case is not False

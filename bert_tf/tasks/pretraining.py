@@ -1,5 +1,6 @@
 """Takes a pretraining run's settings, returns a trained and evaluated model; next: predictor."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -17,11 +18,13 @@ from bert_tf.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from bert_tf.config import BertConfig, Pretraining, stored_settings, unimportant_settings
+from bert_tf.config import BertConfig, Pretraining
+from bert_tf.distribution import DTYPE_POLICIES, devices_of, loss_scale_of
 from bert_tf.errors import InputError
 from bert_tf.heads import BertPretrainer
 from bert_tf.optimization import create_optimizer
 from bert_tf.record_dataset import reading
+from bert_tf.replicas import agreed, is_chief
 from bert_tf.tasks.model_files import (
     check_vocabulary,
     has_model,
@@ -36,6 +39,7 @@ from bert_tf.tasks.model_files import (
 )
 from bert_tf.tasks.pretraining_batches import PretrainingBatches
 from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
+from bert_tf.tasks.run_claim import claimed
 from bert_tf.tokenization import Vocabulary
 from bert_tf.training import TrainStep, train
 
@@ -50,16 +54,22 @@ def run(settings: Pretraining) -> dict[str, float]:
     """Trains and evaluates, as the settings ask for.
 
     Returns:
-        What ``eval_results.json`` holds; empty without ``do_eval``.
+        What ``eval_results.json`` holds; empty without ``do_eval``, and on all workers but the
+        chief.
 
     Raises:
         InputError: for whatever is wrong with files or settings, before anything is written; of
             the records' values, the first ones of each file are looked at before, the others when
             their turn comes.
     """
-    if settings.do_train:
-        return _train(settings)
-    return _use_trained(settings)
+    with devices_of(settings):
+        results: dict[str, float] = {}
+        if settings.do_train:
+            results = _train(settings)
+        elif is_chief():
+            results = _use_trained(settings)
+        agreed(0)  # the others stay while the chief evaluates
+        return results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +125,8 @@ def _check_optimizer_state(checkpoint: Checkpoint, settings: Pretraining) -> Non
         )
 
 
-def _claim(prepared: _Prepared) -> Any:
-    settings = prepared.settings
-    return run_folder.claim(
-        settings.output_dir or "",
-        {"command": COMMAND, **stored_settings(settings)},
-        _results(settings),
-        unimportant=unimportant_settings(Pretraining),
-        overwrite=settings.overwrite,
-    )
+def _claim(prepared: _Prepared) -> contextlib.AbstractContextManager[pathlib.Path]:
+    return claimed(prepared.settings, COMMAND, _results(prepared.settings))
 
 
 def _results(settings: Pretraining) -> tuple[str, ...]:
@@ -138,7 +141,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
     refuse_results_of_another_model(settings, _EVALUATION)
     batches, objective = prepared.batches, _objective(settings)
     keras.utils.set_random_seed(settings.seed)  # initial weights
-    model = BertPretrainer(prepared.config)
+    model = BertPretrainer(prepared.config, dtype=DTYPE_POLICIES[settings.precision])
     optimizer = create_optimizer(
         settings.learning_rate,
         settings.num_train_steps,
@@ -162,7 +165,8 @@ def _train(settings: Pretraining) -> dict[str, float]:
         return {f"eval_{name}": value for name, value in values.items()}
 
     with _claim(prepared) as folder:
-        run_folder.remember_inputs(folder, _inputs(prepared))
+        if is_chief():
+            run_folder.remember_inputs(folder, _inputs(prepared))
         _log_start(prepared, report, int(optimizer.iterations))
         assert batches.train is not None
         with reading(batches.train.paths):
@@ -174,6 +178,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                     settings.seed,
                     metrics=objective.metrics,
                     micro_batch_size=settings.micro_batch_size,
+                    loss_scale=loss_scale_of(settings),
                 ),
                 objective.logged,
                 batches.training,
@@ -184,7 +189,10 @@ def _train(settings: Pretraining) -> dict[str, float]:
                 save_checkpoints_steps=settings.save_checkpoints_steps,
                 evaluate=evaluate if settings.eval_steps else None,
                 eval_steps=settings.eval_steps,
+                xla=settings.xla,
             )
+        if not is_chief():
+            return {}
         write_model_files(folder, prepared.config, prepared.vocabulary)
         # With what it takes to go on: a second phase may, with longer sequences.
         save_checkpoint(model, folder / run_folder.CHECKPOINT, optimizer=optimizer)
@@ -253,7 +261,8 @@ def _use_trained(settings: Pretraining) -> dict[str, float]:
 def _load_trained(prepared: _Prepared) -> tuple[PretrainingEvaluator, int | None]:
     """The model of ``init_checkpoint``, and the number of its updates, if it says so."""
     path = prepared.settings.init_checkpoint or ""
-    model = BertPretrainer(prepared.config)
+    policy = DTYPE_POLICIES[prepared.settings.precision]
+    model = BertPretrainer(prepared.config, dtype=policy)
     log.info("%s", load_checkpoint(model, path))
     checkpoint = Checkpoint(path)
     steps = None

@@ -18,6 +18,7 @@ from bert_tf.losses import (
     masked_lm_weight,
     single_label_loss,
 )
+from bert_tf.replicas import OnReplicas
 from bert_tf.training import MODEL_INPUTS, progress_interval
 
 
@@ -95,7 +96,7 @@ class PretrainingEvaluator:
             outputs = model(inputs, training=False)
             return objective.loss.terms(outputs, batch), objective.metrics(outputs, batch)
 
-        self._forward = tf.function(forward, autograph=False, reduce_retracing=True)
+        self._forward = OnReplicas(forward)
 
     def __call__(
         self, dataset: tf.data.Dataset, num_batches: int, description: str | None = None
@@ -122,7 +123,8 @@ class PretrainingEvaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            terms, metrics = self._forward(batch)
+            parts = self._forward(batch, dataset.element_spec)
+            terms, metrics = (_summed([part[i] for part in parts]) for i in range(2))
             losses.append(
                 sum(float(term.total / (term.weight + term.epsilon)) for term in terms.values())
             )
@@ -132,6 +134,18 @@ class PretrainingEvaluator:
         # A loss of nothing is 0, as in the original's metrics.
         values = {name: totals[name] / weights[name] if weights[name] else 0.0 for name in totals}
         return dict(sorted({**values, "loss": sum(losses) / len(losses)}.items()))
+
+
+def _summed(parts: list[dict[str, LossTerm]]) -> dict[str, LossTerm]:
+    """The terms of a batch, from those of its parts."""
+    return {
+        name: LossTerm(
+            tf.add_n([part[name].total for part in parts]),
+            tf.add_n([part[name].weight for part in parts]),
+            term.epsilon,
+        )
+        for name, term in parts[0].items()
+    }
 
 
 def _is_right(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

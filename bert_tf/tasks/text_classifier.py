@@ -12,6 +12,7 @@ import numpy as np
 import scipy.special
 
 from bert_tf.config import BertConfig, Classification
+from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertClassifier
 from bert_tf.input_pipeline import Features
 from bert_tf.long_text import shortened, windows
@@ -60,7 +61,12 @@ class TextClassifier:
         self.labels = labels
         self.task_type = task_type
         pooling = settings.window_pooling if settings.long_text == "windows" else None
-        self.model = BertClassifier(config, num_labels=len(labels) or 1, window_pooling=pooling)
+        self.model = BertClassifier(
+            config,
+            num_labels=len(labels) or 1,
+            window_pooling=pooling,
+            dtype=DTYPE_POLICIES[settings.precision],
+        )
         self.loss = Loss(self._terms, lambda batch: {"loss": examples_weight(batch["label_ids"])})
         self._run = FeatureRunner(settings, self.model, self.loss)
 

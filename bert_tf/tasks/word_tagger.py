@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from bert_tf import crf
 from bert_tf.config import BertConfig, Tagging
+from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertTagger
 from bert_tf.input_pipeline import Features
 from bert_tf.losses import Batch, Loss, LossTerm, crf_loss, word_labels_loss, words_weight
@@ -51,7 +52,11 @@ class WordTagger:
         self.tokenizer = tokenizer
         self.labels = labels
         self.model = BertTagger(
-            config, len(labels), use_crf=settings.crf, allowed=allowed_by(labels)
+            config,
+            len(labels),
+            use_crf=settings.crf,
+            allowed=allowed_by(labels),
+            dtype=DTYPE_POLICIES[settings.precision],
         )
         self.loss = Loss(self._terms, lambda batch: {"loss": words_weight(_num_words(batch))})
         self._run = FeatureRunner(settings, self.model, self.loss)

@@ -1,0 +1,229 @@
+"""Takes a run's settings, returns the devices and the precision that it uses; next: training.
+
+A process has one device or several, and several processes may train together. What that means for
+batches and results is in ``replicas``.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from bert_tf.config import Devices
+from bert_tf.errors import InputError
+from bert_tf.optimization import LossScale
+from bert_tf.replicas import agreed
+
+logger = logging.getLogger(__name__)
+
+# What a model computes in, as a Keras dtype policy; its variables are float32 in any case.
+DTYPE_POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+def loss_scale_of(settings: Devices) -> LossScale | None:
+    """What float16 needs."""
+    return LossScale() if settings.precision == "float16" else None
+
+
+@contextlib.contextmanager
+def devices_of(settings: Devices) -> Iterator[None]:
+    """The devices that the settings ask for, for all that is built and run inside.
+
+    Raises:
+        InputError: if there are no such devices.
+    """
+    strategy = _strategy(settings)
+    if strategy is None:
+        yield
+        return
+    logger.info("%s: %d replicas", type(strategy).__name__, strategy.num_replicas_in_sync)
+    with strategy.scope():
+        yield
+
+
+def _strategy(settings: Devices) -> tf.distribute.Strategy | None:
+    """None stands for TensorFlow's own choice of one device."""
+    kind = settings.strategy if settings.strategy != "auto" else _find_kind(settings)
+    if kind == "tpu":
+        return _tpu()
+    if kind == "multi_worker":
+        return _multi_worker(settings)
+    if kind == "one_device":
+        return None
+    return tf.distribute.MirroredStrategy(_local_devices(settings.num_devices))
+
+
+def _find_kind(settings: Devices) -> str:
+    if settings.on_tpu:
+        return "tpu"
+    if settings.worker_hosts or len(_workers_of(_environment())) > 1:
+        return "multi_worker"
+    if settings.num_devices is None and len(tf.config.list_physical_devices("GPU")) < 2:
+        return "one_device"
+    return "mirrored"
+
+
+def _local_devices(number: int | None) -> list[str]:
+    """Names of this machine's GPUs, or else of as many logical CPUs as are wanted.
+
+    Raises:
+        InputError: if there are not so many.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return split_cpu(number or 1)
+    if number is not None and number > len(gpus):
+        raise InputError(
+            f"--num_devices={number}: this machine has {len(gpus)} GPUs; give at most that"
+        )
+    return [f"GPU:{i}" for i in range(number or len(gpus))]
+
+
+def split_cpu(number: int) -> list[str]:
+    """Makes logical devices of the CPU and returns their names.
+
+    Raises:
+        InputError: if TensorFlow runs already, with fewer.
+    """
+    [cpu] = tf.config.list_physical_devices("CPU")
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * number
+        )
+    except RuntimeError as error:
+        if len(tf.config.list_logical_devices("CPU")) < number:
+            raise InputError(
+                f"--num_devices={number}: TensorFlow runs already in this process, with fewer "
+                "logical CPUs; ask for them before anything else"
+            ) from error
+    return [f"CPU:{i}" for i in range(number)]
+
+
+def _tpu() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--strategy=tpu: no TPU is found on this machine ({str(error).splitlines()[0]}). It "
+            "takes a TPU VM with tensorflow-tpu 2.20 and libtpu 0.0.14"
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def _multi_worker(settings: Devices) -> tf.distribute.Strategy:
+    """Connects to the other workers, and sees that sums over all of them arrive."""
+    cluster, kind, index = _place_in_cluster(settings)
+    workers = _workers_of(cluster)
+    where = f"{kind} {index} of the workers {', '.join(workers)}"
+    if settings.num_devices is not None and not tf.config.list_physical_devices("GPU"):
+        split_cpu(settings.num_devices)
+    implementation = tf.distribute.experimental.CommunicationImplementation[
+        settings.collectives.upper()
+    ]
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, rpc_layer="grpc"
+    )
+    with _time_limit(
+        settings.worker_timeout,
+        f"{where}: not all of them have come up within --worker_timeout={settings.worker_timeout} "
+        "seconds. Start the same command on each, with its own --worker_index or TF_CONFIG, and "
+        "see that they can reach each other",
+    ):
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                resolver,
+                tf.distribute.experimental.CommunicationOptions(implementation=implementation),
+            )
+            with strategy.scope():
+                agreed(index)
+        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise InputError(f"{where}: cannot work with the others: {first}") from error
+    logger.info("%s: all are there", where)
+    return strategy
+
+
+def _place_in_cluster(settings: Devices) -> tuple[dict[str, list[str]], str, int]:
+    """Addresses by kind of worker, and which of them this process is: by flags or TF_CONFIG."""
+    if settings.worker_hosts:
+        if settings.worker_index is None:
+            raise InputError(
+                "--worker_index is missing: say which of --worker_hosts this process is, from 0"
+            )
+        cluster, kind = {"worker": settings.worker_hosts.split(",")}, "worker"
+        index = settings.worker_index
+    else:
+        environment = _environment()
+        cluster = environment.get("cluster") or {}
+        if not _workers_of(environment):
+            raise InputError(
+                "--strategy=multi_worker: nothing says who the workers are; give --worker_hosts "
+                "and --worker_index, or set TF_CONFIG"
+            )
+        task = environment.get("task") or {}
+        kind, index = str(task.get("type", "worker")), int(task.get("index", 0))
+    if kind not in cluster or not 0 <= index < len(cluster[kind]):
+        raise InputError(
+            f"this process is to be {kind} {index}, but the cluster has "
+            f"{', '.join(f'{len(hosts)} of kind {name}' for name, hosts in cluster.items())}; "
+            "see --worker_index, or task in TF_CONFIG"
+        )
+    return cluster, kind, index
+
+
+def _environment() -> dict[str, Any]:
+    """What TF_CONFIG says; empty where it is not set."""
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:
+        raise InputError(f"TF_CONFIG is not JSON: {error}: {text!r}") from error
+    if not isinstance(found, dict):
+        raise InputError(
+            f"TF_CONFIG: expected a JSON object with cluster and task, but it is {text!r}"
+        )
+    return found
+
+
+def _workers_of(cluster: dict[str, Any]) -> list[str]:
+    """All addresses of a cluster that trains, the chief's first."""
+    hosts = cluster.get("cluster", cluster)
+    return [host for kind in ("chief", "worker") for host in hosts.get(kind, [])]
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: int, message: str) -> Iterator[None]:
+    """Ends the process if what is done inside takes longer; nothing else can interrupt TensorFlow.
+
+    Args:
+        seconds: the limit.
+        message: what is said then; the exit status is that of a user's error.
+    """
+
+    def end() -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,170 @@
+"""Takes batches and functions of them, returns what the replicas make of them; next: distribution.
+
+Each device is a replica: it holds all of the weights and takes its rows of every global batch.
+Which devices there are, tf.distribute's current strategy knows.
+
+Axes: B = size of the global batch.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from bert_tf.errors import InputError
+
+
+def is_chief() -> bool:
+    """Whether this process is the one that evaluates and writes files."""
+    return bool(tf.distribute.get_strategy().extended.should_checkpoint)
+
+
+def has_several_workers() -> bool:
+    """Whether other processes train together with this one."""
+    strategy = tf.distribute.get_strategy()
+    return strategy.num_replicas_in_sync > _num_local_replicas(strategy)
+
+
+def distributed(dataset_from: Callable[[], tf.data.Dataset]) -> Any:
+    """Global batches -> what a step takes: each replica has its rows, in the batch's order.
+
+    Every process goes through all of the batches, so that a replica's rows depend on its number
+    alone.
+
+    Args:
+        dataset_from: gives the global batches: the first axis of each tensor is the batch's.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        return dataset_from()
+
+    def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        num_replicas = context.num_replicas_in_sync
+        num_local = num_replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * num_local
+
+        def split(batch: Any) -> tf.data.Dataset:
+            parts = tf.nest.map_structure(lambda value: _parts(value, num_replicas), batch)
+            mine = tf.nest.map_structure(lambda value: value[first : first + num_local], parts)
+            return tf.data.Dataset.from_tensor_slices(mine)
+
+        return dataset_from().flat_map(split).prefetch(2 * num_local)
+
+    return strategy.distribute_datasets_from_function(share)
+
+
+class OnReplicas:
+    """A function of a batch, run on all of this process's devices, each with its rows.
+
+    Args:
+        function: of a dict of tensors whose first axis is the batch's.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._strategy = strategy = tf.distribute.get_strategy()
+        self._num_replicas = _num_local_replicas(strategy)
+
+        def run(batch: Any) -> Any:
+            return strategy.experimental_local_results(strategy.run(function, args=(batch,)))
+
+        self._run = tf.function(run, autograph=False, reduce_retracing=True)
+
+    def __call__(self, batch: Any, spec: Any = None) -> list[Any]:
+        """What the function gives for each part of the batch, in the order of its rows.
+
+        Args:
+            batch: as above. One that cannot be divided evenly stays whole.
+            spec: of all batches, so that there is one graph for all of them.
+        """
+        if self._num_replicas == 1:
+            run = self._run if spec is None else self._run.get_concrete_function(spec)
+            return list(run(batch))
+        num_rows = len(tf.nest.flatten(batch)[0])
+        is_whole = num_rows % self._num_replicas > 0
+        parts = (
+            [batch] * self._num_replicas
+            if is_whole
+            else [
+                tf.nest.map_structure(
+                    lambda value, i=i: _parts(value, self._num_replicas)[i], batch
+                )
+                for i in range(self._num_replicas)
+            ]
+        )
+        numbers = iter(range(self._num_replicas))
+        values = self._strategy.experimental_distribute_values_from_function(
+            lambda context: parts[next(numbers)]
+        )
+        results = list(self._run(values))
+        return results[:1] if is_whole else results
+
+
+def agreed(value: int) -> int:
+    """The largest of all processes' values, once each of them has come here.
+
+    Raises:
+        InputError: if another process is gone.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not has_several_workers():
+        return value
+
+    @tf.function(autograph=False)
+    def largest(values: Any) -> Any:
+        def reduce(local: tf.Tensor) -> tf.Tensor:
+            # There is no maximum among the reductions: one place of a sum for each replica.
+            context = tf.distribute.get_replica_context()
+            mine = tf.one_hot(context.replica_id_in_sync_group, strategy.num_replicas_in_sync)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine * tf.cast(local, tf.float32))
+
+        return strategy.experimental_local_results(strategy.run(reduce, args=(values,)))[0]
+
+    with lost_workers_named():
+        values = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(value)
+        )
+        return int(tf.reduce_max(largest(values)))
+
+
+@contextlib.contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Says in a user's terms that another process of the run is gone.
+
+    Raises:
+        InputError: instead of TensorFlow's errors about its connections.
+    """
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+    ) as error:
+        if not has_several_workers():
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"another worker is gone ({first}). Give the same commands again: the run goes on "
+            "from its last checkpoint, also with another number of workers"
+        ) from error
+
+
+def _num_local_replicas(strategy: tf.distribute.Strategy) -> int:
+    if strategy.num_replicas_in_sync == 1:
+        return 1  # TensorFlow's default strategy does not say
+    return len(strategy.extended.worker_devices)
+
+
+def _parts(value: tf.Tensor, number: int) -> tf.Tensor:
+    """[B, …] -> [number, B / number, …]."""
+    size = value.shape[0]
+    shape = tf.concat(
+        [[number, -1 if size is None else size // number], tf.shape(value)[1:]], axis=0
+    )
+    parts = tf.reshape(value, shape)
+    return tf.ensure_shape(
+        parts, [number, None if size is None else size // number, *value.shape[1:]]
+    )

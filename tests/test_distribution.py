@@ -1,0 +1,237 @@
+"""Tests of bert_tf.distribution and replicas: several devices and processes do what one does."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_tf.config import Classification
+from bert_tf.distribution import _place_in_cluster, devices_of
+from bert_tf.errors import InputError
+
+NUM_STEPS = 20
+BATCH_SIZE = 12
+
+# What each process of a run does: 20 steps of a pretrainer, then an evaluation.
+PROCESS = """
+import json, os, pathlib, sys
+import numpy as np
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import tensorflow as tf
+from bert_tf.config import BertConfig, Classification
+from bert_tf.distribution import devices_of, loss_scale_of
+from bert_tf.heads import BertPretrainer
+from bert_tf.optimization import create_optimizer
+from bert_tf.replicas import OnReplicas, agreed, distributed, is_chief
+from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
+from bert_tf.training import TrainStep, train
+
+folder, flags = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+micro_batch_size = flags.pop("micro_batch_size", None)
+config = BertConfig.from_json_file(folder / "bert_config.json")
+data = dict(np.load(folder / "data.npz"))
+settings = Classification(do_train=True, output_dir="unused", **flags)
+with devices_of(settings):
+    model = BertPretrainer(config)
+    model.set_weights([array for _, array in sorted(np.load(folder / "initial.npz").items())])
+    objective = Objective(next_sentence=True)
+    step = TrainStep(
+        model, create_optimizer(0.01, 25, 2), objective.loss, 3, micro_batch_size=micro_batch_size
+    )
+    def batches(first):
+        return tf.data.Dataset.from_tensor_slices(data).skip(first)
+    train(step, objective.logged[:1], batches, folder, num_train_steps=20, examples_per_step=12,
+          log_steps=7, save_checkpoints_steps=9)
+    if is_chief():
+        evaluator = PretrainingEvaluator(model, objective)
+        held_out = tf.data.Dataset.from_tensor_slices(
+            {name: value.reshape(-1, *value.shape[2:])[:31] for name, value in data.items()}
+        ).batch(8)
+        (folder / "evaluated.json").write_text(json.dumps(evaluator(held_out, 4)))
+        np.savez(folder / "final.npz", *model.get_weights())
+    agreed(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, make_inputs, tmp_path_factory):
+    """A function of (name, flags of each process) that trains, and gives the final weights."""
+    from bert_tf.heads import BertPretrainer
+
+    config = dataclasses.replace(
+        tiny_config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    initial = [
+        np.random.default_rng(number).normal(0, 0.3, variable.shape).astype(np.float32)
+        for number, variable in enumerate(BertPretrainer(config).weights)
+    ]
+    rng = np.random.default_rng(9)
+    steps = []
+    for number in range(NUM_STEPS):
+        batch = make_inputs(config, batch_size=BATCH_SIZE, seed=number)
+        shape = batch["masked_lm_positions"].shape
+        batch["masked_lm_ids"] = rng.integers(0, config.vocab_size, shape).astype(np.int32)
+        # Replicas whose masks weigh differently: each must divide by the weight of all.
+        batch["masked_lm_weights"] = (rng.random(shape) < rng.random((BATCH_SIZE, 1))).astype(
+            np.float32
+        )
+        batch["next_sentence_labels"] = rng.integers(0, 2, (BATCH_SIZE, 1)).astype(np.int32)
+        steps.append(batch)
+    data = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+
+    def train_together(name, *flags):
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "bert_config.json").write_text(config.to_json_string())
+        np.savez(folder / "data.npz", **data)
+        np.savez(folder / "initial.npz", **{f"{i:03}": a for i, a in enumerate(initial)})
+        processes = [start(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
+        try:
+            for process in processes:
+                output, _ = process.communicate(timeout=300)
+                assert process.returncode == 0, output
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        final = np.load(folder / "final.npz")
+        return (
+            [final[f"arr_{i}"] for i in range(len(final))],
+            json.loads((folder / "evaluated.json").read_text()),
+        )
+
+    paths = [variable.path for variable in BertPretrainer(config).weights]
+    return train_together, initial, paths
+
+
+def start(code, *arguments, **environment):
+    """A Python process that has this repository's package."""
+    root = str(pathlib.Path(__file__).resolve().parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root, **environment},
+    )
+
+
+def free_hosts(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    hosts = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return ",".join(hosts)
+
+
+@pytest.fixture(scope="module")
+def alone(run):
+    """The weights and the evaluation of one device that takes whole batches."""
+    train_together, initial, _ = run
+    final, evaluated = train_together("alone", {})
+    assert sum(np.abs(a - b).max() > 1e-2 for a, b in zip(final, initial, strict=True)) > 20
+    return final, evaluated
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "more"),
+    [
+        ("mirrored", 2, {}),
+        ("mirrored", 4, {"micro_batch_size": 1}),
+        ("multi_worker", 2, {"micro_batch_size": 3}),
+        ("multi_worker", 3, {}),
+    ],
+)
+def test_replicas_give_the_weights_of_one_device(run, alone, kind, number, more):
+    train_together, _, paths = run
+    if kind == "mirrored":
+        flags = [{"strategy": kind, "num_devices": number}]
+    else:
+        hosts = free_hosts(number)
+        flags = [{"worker_hosts": hosts, "worker_index": i} for i in range(number)]
+    final, evaluated = train_together(f"{kind}_{number}", *({**f, **more} for f in flags))
+    # The gradient of a key's bias is 0 (softmax does not see it): Adam makes something of what
+    # rounding leaves, which differs with the order of a sum.
+    seen = [i for i, path in enumerate(paths) if not path.endswith("key/bias")]
+    assert len(seen) == len(paths) - 2
+    value, goal = (np.concatenate([w[i].ravel() for i in seen]) for w in (final, alone[0]))
+    assert np.linalg.norm(value - goal) <= 1e-6 * np.linalg.norm(goal)
+    assert np.abs(value - goal).max() < 1e-4
+    assert evaluated == pytest.approx(alone[1], rel=1e-5)
+
+
+# --- what can go wrong --------------------------------------------------------------------------
+
+
+def settings(**flags):
+    return Classification(do_train=True, output_dir="unused", **flags)
+
+
+def test_a_worker_that_does_not_come_up_is_waited_for_no_longer_than_asked():
+    hosts = free_hosts(2)
+    flags = {"worker_hosts": hosts, "worker_index": 1, "worker_timeout": 8}
+    code = PROCESS.partition("config = BertConfig")[0] + (
+        "settings = Classification(do_train=True, output_dir='unused', **flags)\n"
+        "with devices_of(settings): pass\n"
+    )
+    process = start(code, ".", json.dumps(flags))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "not all of them have come up within --worker_timeout=8 seconds" in output
+    assert hosts.replace(",", ", ") in output
+
+
+def test_the_cluster_of_flags_and_of_the_environment(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    found = _place_in_cluster(settings(worker_hosts="a:1,b:2", worker_index=1))
+    assert found == ({"worker": ["a:1", "b:2"]}, "worker", 1)
+    cluster = {"chief": ["c:1"], "worker": ["a:1", "b:2"]}
+    monkeypatch.setenv(
+        "TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "chief", "index": 0}})
+    )
+    assert _place_in_cluster(settings()) == (cluster, "chief", 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "message"),
+    [
+        ({"strategy": "multi_worker"}, None, "nothing says who the workers are"),
+        ({"worker_hosts": "a:1,b:2"}, None, "--worker_index is missing"),
+        ({"worker_hosts": "a:1,b:2", "worker_index": 2}, None, "worker 2, but the cluster has 2"),
+        ({"strategy": "multi_worker"}, "{", "TF_CONFIG is not JSON"),
+        (
+            {"strategy": "multi_worker"},
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+            "ps 0, but the cluster has 1 of kind worker",
+        ),
+        ({"strategy": "tpu"}, None, "no TPU is found on this machine"),
+    ],
+)
+def test_devices_that_there_are_not(monkeypatch, flags, environment, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("TF_CONFIG", environment)
+    with pytest.raises(InputError, match=message), devices_of(settings(**flags)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_devices": 0}, "--num_devices must be at least 1"),
+        ({"tpu": "node-1"}, "--tpu=node-1: a TPU is used from its own machine"),
+        ({"strategy": "mirrored", "use_tpu": True}, "--strategy=mirrored and a TPU"),
+        ({"use_tpu": True, "precision": "float16"}, "a TPU has bfloat16"),
+        ({"strategy": "mirrored", "worker_hosts": "a:1"}, "it is for --strategy=multi_worker"),
+    ],
+)
+def test_settings_that_contradict_each_other(flags, message):
+    with pytest.raises(InputError, match=message):
+        settings(**flags)
