@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert_tf.config import Devices
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, LostWorkerError, end_at_once
 from bert_tf.optimization import LossScale
 from bert_tf.replicas import agreed
 
@@ -215,12 +214,7 @@ def _time_limit(seconds: int, message: str) -> Iterator[None]:
         seconds: the limit.
         message: what is said then; the exit status is that of a user's error.
     """
-
-    def end() -> None:
-        print(message, file=sys.stderr, flush=True)
-        os._exit(2)
-
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, end_at_once, [LostWorkerError(message)])
     timer.daemon = True
     timer.start()
     try:

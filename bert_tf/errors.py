@@ -1,7 +1,10 @@
 """Takes a user's mistake, returns the exception that says it, and words for it; next: config."""
 
 import difflib
+import os
+import sys
 from collections.abc import Collection, Iterable
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -11,6 +14,19 @@ class InputError(ValueError):
     came, and what to do. The command line prints it without a traceback and exits with 2; any
     other exception is a defect of this project and keeps its traceback.
     """
+
+
+class LostWorkerError(InputError):
+    """Another process of a run is gone, or did not come up.
+
+    TensorFlow waits for it when the process ends, perhaps for ever, so ``end_at_once`` is for this.
+    """
+
+
+def end_at_once(error: Exception) -> NoReturn:
+    """Ends the process as after any InputError, but leaves out what is done at the end of one."""
+    print(f"bert-tf: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

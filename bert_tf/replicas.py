@@ -7,12 +7,13 @@ Axes: B = size of the global batch.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from bert_tf.errors import InputError
+from bert_tf.errors import LostWorkerError
 
 
 def is_chief() -> bool:
@@ -104,27 +105,31 @@ def agreed(value: int) -> int:
     """The largest of all processes' values, once each of them has come here.
 
     Raises:
-        InputError: if another process is gone.
+        LostWorkerError: if another process is gone.
     """
     strategy = tf.distribute.get_strategy()
     if not has_several_workers():
         return value
 
-    @tf.function(autograph=False)
-    def largest(values: Any) -> Any:
-        def reduce(local: tf.Tensor) -> tf.Tensor:
-            # There is no maximum among the reductions: one place of a sum for each replica.
-            context = tf.distribute.get_replica_context()
-            mine = tf.one_hot(context.replica_id_in_sync_group, strategy.num_replicas_in_sync)
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine * tf.cast(local, tf.float32))
-
-        return strategy.experimental_local_results(strategy.run(reduce, args=(values,)))[0]
-
     with lost_workers_named():
-        values = strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(value)
-        )
-        return int(tf.reduce_max(largest(values)))
+        return int(tf.reduce_max(_all_values(strategy)(tf.constant(value))))
+
+
+@functools.cache  # one graph
+def _all_values(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """This process's value, int32 [], -> those of all replicas, float32 [number of replicas]."""
+
+    def places(value: tf.Tensor) -> tf.Tensor:
+        # There is no collection among the reductions: each replica has its place in a sum.
+        context = tf.distribute.get_replica_context()
+        mine = tf.one_hot(context.replica_id_in_sync_group, strategy.num_replicas_in_sync)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, mine * tf.cast(value, tf.float32))
+
+    def run(value: tf.Tensor) -> tf.Tensor:
+        found = strategy.run(places, args=(value,))
+        return strategy.experimental_local_results(found)[0]
+
+    return tf.function(run, autograph=False)
 
 
 @contextlib.contextmanager
@@ -132,7 +137,7 @@ def lost_workers_named() -> Iterator[None]:
     """Says in a user's terms that another process of the run is gone.
 
     Raises:
-        InputError: instead of TensorFlow's errors about its connections.
+        LostWorkerError: instead of TensorFlow's errors about its connections.
     """
     try:
         yield
@@ -146,7 +151,7 @@ def lost_workers_named() -> Iterator[None]:
         if not has_several_workers():
             raise
         first = str(error).strip().splitlines()[0]
-        raise InputError(
+        raise LostWorkerError(
             f"another worker is gone ({first}). Give the same commands again: the run goes on "
             "from its last checkpoint, also with another number of workers"
         ) from error

@@ -106,6 +106,9 @@ class TrainStep:
         seed = dropout_seed(self.seed, step, context.replica_id_in_sync_group)
         differentiate = self._accumulate if self.micro_batch_size else self._differentiate
         gradients, values = differentiate(batch, weights, seed)
+        if context.num_replicas_in_sync > 1:
+            # Rows of a table would be collected, not summed, and replicas have different numbers.
+            gradients = {i: tf.convert_to_tensor(g) for i, g in gradients.items()}
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         variables = [self.model.trainable_variables[number] for number in gradients]
         scaling: dict[str, tf.Tensor] = {}

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -20,12 +21,13 @@ BATCH_SIZE = 12
 
 # What each process of a run does: 20 steps of a pretrainer, then an evaluation.
 PROCESS = """
-import json, os, pathlib, sys
+import contextlib, json, os, pathlib, sys, time
 import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 from bert_tf.config import BertConfig, Classification
-from bert_tf.distribution import devices_of, loss_scale_of
+from bert_tf.distribution import devices_of
+from bert_tf.errors import LostWorkerError, end_at_once
 from bert_tf.heads import BertPretrainer
 from bert_tf.optimization import create_optimizer
 from bert_tf.replicas import OnReplicas, agreed, distributed, is_chief
@@ -33,11 +35,13 @@ from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.training import TrainStep, train
 
 folder, flags = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-micro_batch_size = flags.pop("micro_batch_size", None)
+micro_batch_size, delay = flags.pop("micro_batch_size", None), flags.pop("delay", 0)
 config = BertConfig.from_json_file(folder / "bert_config.json")
 data = dict(np.load(folder / "data.npz"))
 settings = Classification(do_train=True, output_dir="unused", **flags)
-with devices_of(settings):
+with contextlib.ExitStack() as stack:
+    stack.callback(lambda: isinstance(e := sys.exc_info()[1], LostWorkerError) and end_at_once(e))
+    stack.enter_context(devices_of(settings))
     model = BertPretrainer(config)
     model.set_weights([array for _, array in sorted(np.load(folder / "initial.npz").items())])
     objective = Objective(next_sentence=True)
@@ -45,7 +49,11 @@ with devices_of(settings):
         model, create_optimizer(0.01, 25, 2), objective.loss, 3, micro_batch_size=micro_batch_size
     )
     def batches(first):
-        return tf.data.Dataset.from_tensor_slices(data).skip(first)
+        def slowly(batch):
+            with tf.control_dependencies([tf.py_function(lambda: time.sleep(delay), [], [])]):
+                return {name: tf.identity(value) for name, value in batch.items()}
+        batches = tf.data.Dataset.from_tensor_slices(data).skip(first)
+        return batches.map(slowly) if delay else batches
     train(step, objective.logged[:1], batches, folder, num_train_steps=20, examples_per_step=12,
           log_steps=7, save_checkpoints_steps=9)
     if is_chief():
@@ -61,7 +69,7 @@ with devices_of(settings):
 
 @pytest.fixture(scope="module")
 def run(tiny_config, make_inputs, tmp_path_factory):
-    """A function of (name, flags of each process) that trains, and gives the final weights."""
+    """Functions that make a run's folder and train there, initial weights, and their names."""
     from bert_tf.heads import BertPretrainer
 
     config = dataclasses.replace(
@@ -85,11 +93,14 @@ def run(tiny_config, make_inputs, tmp_path_factory):
         steps.append(batch)
     data = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
 
-    def train_together(name, *flags):
+    def new_folder(name):
         folder = tmp_path_factory.mktemp(name)
         (folder / "bert_config.json").write_text(config.to_json_string())
         np.savez(folder / "data.npz", **data)
         np.savez(folder / "initial.npz", **{f"{i:03}": a for i, a in enumerate(initial)})
+        return folder
+
+    def train_together(folder, *flags):
         processes = [start(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
         try:
             for process in processes:
@@ -106,7 +117,7 @@ def run(tiny_config, make_inputs, tmp_path_factory):
         )
 
     paths = [variable.path for variable in BertPretrainer(config).weights]
-    return train_together, initial, paths
+    return new_folder, train_together, initial, paths
 
 
 def start(code, *arguments, **environment):
@@ -134,8 +145,8 @@ def free_hosts(number):
 @pytest.fixture(scope="module")
 def alone(run):
     """The weights and the evaluation of one device that takes whole batches."""
-    train_together, initial, _ = run
-    final, evaluated = train_together("alone", {})
+    new_folder, train_together, initial, _ = run
+    final, evaluated = train_together(new_folder("alone"), {})
     assert sum(np.abs(a - b).max() > 1e-2 for a, b in zip(final, initial, strict=True)) > 20
     return final, evaluated
 
@@ -150,21 +161,108 @@ def alone(run):
     ],
 )
 def test_replicas_give_the_weights_of_one_device(run, alone, kind, number, more):
-    train_together, _, paths = run
-    if kind == "mirrored":
-        flags = [{"strategy": kind, "num_devices": number}]
-    else:
-        hosts = free_hosts(number)
-        flags = [{"worker_hosts": hosts, "worker_index": i} for i in range(number)]
-    final, evaluated = train_together(f"{kind}_{number}", *({**f, **more} for f in flags))
+    new_folder, train_together, _, paths = run
+    flags = [{"strategy": kind, "num_devices": number}] if kind == "mirrored" else workers(number)
+    final, evaluated = train_together(new_folder("run"), *({**f, **more} for f in flags))
+    assert_equal_weights(final, alone[0], paths, 1e-6)
+    assert evaluated == pytest.approx(alone[1], rel=1e-5)
+
+
+def workers(number):
+    """The flags of each worker."""
+    hosts = free_hosts(number)
+    return [{"worker_hosts": hosts, "worker_index": i} for i in range(number)]
+
+
+def assert_equal_weights(actual, expected, paths, tolerance):
     # The gradient of a key's bias is 0 (softmax does not see it): Adam makes something of what
     # rounding leaves, which differs with the order of a sum.
     seen = [i for i, path in enumerate(paths) if not path.endswith("key/bias")]
     assert len(seen) == len(paths) - 2
-    value, goal = (np.concatenate([w[i].ravel() for i in seen]) for w in (final, alone[0]))
-    assert np.linalg.norm(value - goal) <= 1e-6 * np.linalg.norm(goal)
+    value, goal = (np.concatenate([w[i].ravel() for i in seen]) for w in (actual, expected))
+    assert np.linalg.norm(value - goal) <= tolerance * np.linalg.norm(goal)
     assert np.abs(value - goal).max() < 1e-4
-    assert evaluated == pytest.approx(alone[1], rel=1e-5)
+
+
+def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
+    new_folder, train_together, _, paths = run
+    folder = new_folder("lost")
+    processes = [start(PROCESS, folder, json.dumps({**f, "delay": 0.5})) for f in workers(3)]
+    try:
+        limit = time.monotonic() + 200
+        while not (folder / "resume" / "checkpoint").exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        processes[1].kill()
+        for number in (0, 2):
+            output, _ = processes[number].communicate(timeout=90)
+            assert processes[number].returncode == 2
+            assert "bert-tf: another worker is gone" in output
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert not (folder / "final.npz").exists()
+    final, _ = train_together(folder, *workers(2))
+    log = (folder / "train_log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in log]
+    assert steps == [7, 14, 20]
+    assert_equal_weights(final, alone[0], paths, 1e-5)
+
+
+SKIPPING = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras
+import numpy as np
+import tensorflow as tf
+from bert_tf.distribution import split_cpu
+from bert_tf.losses import Loss, LossTerm
+from bert_tf.optimization import LossScale, create_optimizer
+from bert_tf.training import TrainStep
+
+class Probe(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.kernel = self.add_weight(name="kernel", shape=[2], initializer="ones")
+    def call(self, inputs, training=False, dropout_seed=None):
+        return self.kernel.value * inputs["input_ids"]
+
+loss = Loss(
+    lambda outputs, batch: {"loss": LossTerm(tf.reduce_sum(outputs), tf.constant(1.0))},
+    lambda batch: {"loss": tf.constant(1.0)},
+)
+strategy = tf.distribute.MirroredStrategy(split_cpu(2))
+with strategy.scope():
+    model = Probe()
+    scale = LossScale(initial=8.0, growth_interval=2)
+    step = TrainStep(model, create_optimizer(0.1, 9, 0), loss, seed=7, loss_scale=scale)
+    update = tf.function(lambda ids: strategy.run(step, args=({"input_ids": ids},)))
+    for planted in ((1, 1), (1, np.inf), (np.nan, 1), (1, 1), (1, 1)):
+        ids = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant([[1.0, planted[context.replica_id_in_sync_group]]])
+        )
+        values = {n: strategy.experimental_local_results(v) for n, v in update(ids).items()}
+        norms = [float(v) for v in values["grad_norm"]]
+        print(model.kernel.numpy().tolist(), step.optimizer.adam_v[0].numpy().tolist(), norms,
+              int(step.optimizer.iterations), float(scale.scale), int(scale.skipped),
+              int(scale.skipped_in_a_row), sep=";")
+"""
+
+
+def test_what_is_not_finite_on_one_replica_is_skipped_on_all():
+    process = start(SKIPPING)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    rows = [[json.loads(part) for part in line.split(";")] for line in output.splitlines()[-5:]]
+    kernels, slots, norms, steps, scales, skipped, in_a_row = zip(*rows, strict=True)
+    assert steps == (1, 2, 3, 4, 5)  # a step that is left out counts
+    assert scales == (8, 4, 2, 2, 4)  # halved by each that is left out, doubled after two others
+    assert skipped == (0, 1, 2, 2, 2)
+    assert in_a_row == (0, 1, 2, 0, 0)
+    assert kernels[0] == kernels[1] == kernels[2] != kernels[3] != kernels[4]
+    assert slots[0] == slots[1] == slots[2] != slots[3]
+    root = pytest.approx(2**0.5)  # the gradient is that of the loss, not of the scaled one
+    assert norms == ([root, root], [0, 0], [0, 0], [root, root], [root, root])
 
 
 # --- what can go wrong --------------------------------------------------------------------------

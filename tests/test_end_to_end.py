@@ -253,6 +253,30 @@ def test_other_kinds_of_task(task_type, data_dir, model_flags, tmp_path):
         assert len(predictor.predict(pair for pair in [("a", "b"), ("c", "d")])) == 2
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--precision=bfloat16"], ["--precision=float16"], ["--xla", "--fixed_length"]],
+    ids=["bfloat16", "float16", "xla"],
+)
+def test_precisions_and_xla(flags, data_dir, model_flags, tmp_path, trained):
+    folder = tmp_path / "run"
+    results = json.loads(
+        run("run_classifier", "--do_train", "--do_eval", *model_flags, *flags,
+            f"--data_dir={data_dir}", "--num_train_epochs=10", f"--output_dir={folder}")
+    )  # fmt: skip
+    assert results["eval_accuracy"] > 0.8
+    log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    if "--precision=float16" in flags:
+        assert {line["loss_scale"] for line in log} == {2.0**15}
+        assert log[-1]["skipped_steps"] == 0
+    # Variables are float32, and another precision leaves other ones.
+    assert all(w.dtype == np.float32 for w in weights(folder).values())
+    assert any((weights(folder)[n] != w).any() for n, w in weights(trained[0]).items())
+    # By itself, the model is used in float32.
+    predicted = bert_tf.Predictor.load(folder).predict(["good great love film"])
+    assert predicted[0]["label"] == "pos"
+
+
 def test_several_seeds(data_dir, model_flags, tmp_path):
     folder = tmp_path / "run"
     command = [

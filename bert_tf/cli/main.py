@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, LostWorkerError, end_at_once
 from bert_tf.termination import Terminated
 
 COMMANDS = {
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"no command {command!r}; the commands are {', '.join(COMMANDS)}")
         module = importlib.import_module(f"bert_tf.cli.{command}")
         module.run(arguments[1:])
+    except LostWorkerError as error:
+        end_at_once(error)
     except InputError as error:
         print(f"bert-tf: {error}", file=sys.stderr)
         return 2
