@@ -347,6 +347,21 @@ def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
     np.testing.assert_allclose(kernel, 1 - 0.1 * u, rtol=1e-5)
 
 
+def test_xla_gives_the_same_weights(tiny_config, tmp_path):
+    config = without_dropout(tiny_config)
+    for name in ("graph", "xla"):
+        (tmp_path / name).mkdir()
+    expected, initial = train_tiny(config, tmp_path / "graph")
+    actual, _ = train_tiny(config, tmp_path / "xla", initial, xla=True)
+    # XLA has functions of its own for tanh, exp and the like.
+    for a, b in zip(
+        without_rates(tmp_path / "xla"), without_rates(tmp_path / "graph"), strict=True
+    ):
+        assert a == pytest.approx(b, rel=1e-4)
+    value, goal = (np.concatenate([w.ravel() for w in ws]) for ws in (actual, expected))
+    assert np.linalg.norm(value - goal) <= 1e-3 * np.linalg.norm(goal)
+
+
 # --- micro-batches ------------------------------------------------------------------------------
 
 
