@@ -244,8 +244,8 @@ with strategy.scope():
         values = {n: strategy.experimental_local_results(v) for n, v in update(ids).items()}
         norms = [float(v) for v in values["grad_norm"]]
         print(model.kernel.numpy().tolist(), step.optimizer.adam_v[0].numpy().tolist(), norms,
-              int(step.optimizer.iterations), float(scale.scale), int(scale.skipped),
-              int(scale.skipped_in_a_row), sep=";")
+              *(int(v.numpy()) for v in (step.optimizer.iterations, scale.scale, scale.skipped,
+                                         scale.skipped_in_a_row)), sep=";")
 """
 
 

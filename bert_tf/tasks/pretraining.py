@@ -167,7 +167,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
     with _claim(prepared) as folder:
         if is_chief():
             run_folder.remember_inputs(folder, _inputs(prepared))
-        _log_start(prepared, report, int(optimizer.iterations))
+        _log_start(prepared, report, int(optimizer.iterations.numpy()))
         assert batches.train is not None
         with reading(batches.train.paths):
             train(
