@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 # (the model's outputs, the batch) -> named values to report, ``total / weight`` each.
 Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
-MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts")
+MODEL_INPUTS = (
+    *("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts"),
+    *("example_numbers", "positions", "cls_positions"),
+)
 # How long the host may be without a look at what the device does: a wish to stop waits for it.
 _LOOP_SECONDS = 5.0
 
@@ -48,8 +51,9 @@ class TrainStep:
         loss: the loss's parts; their values are added.
         seed: the run's seed.
         metrics: values to report beside the losses.
-        micro_batch_size: how many of a replica's examples go through the model at once; by default
-            all. Dropout apart, the update is the same: only the memory that it takes is not.
+        micro_batch_size: how many of a replica's examples, or rows where examples share them, go
+            through the model at once; by default all. Dropout apart, the update is the same: only
+            the memory that it takes is not.
     """
 
     def __init__(
@@ -384,6 +388,7 @@ def train(
     examples_per_step: int,
     log_steps: int,
     save_checkpoints_steps: int,
+    rows_per_step: int | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     eval_steps: int | None = None,
 ) -> None:
@@ -402,6 +407,7 @@ def train(
         examples_per_step: size of the global batch.
         log_steps: how often a step is logged.
         save_checkpoints_steps: how often the run can be resumed from.
+        rows_per_step: of the global batch, where examples share rows.
         evaluate: gives values to log beside those of the step, under names of their own.
         eval_steps: how often that is done; in any case it is after the last step.
 
@@ -410,7 +416,8 @@ def train(
             not a number any more, or a file cannot be written.
         Terminated: after a SIGTERM or SIGINT.
     """
-    step.check_batch_size(examples_per_step // tf.distribute.get_strategy().num_replicas_in_sync)
+    num_rows = rows_per_step or examples_per_step
+    step.check_batch_size(num_rows // tf.distribute.get_strategy().num_replicas_in_sync)
     manager = ResumePoints(step.model, step.optimizer, folder / "resume", save_checkpoints_steps)
     global_step = step.optimizer.iterations.value
     trainer = Trainer(step, names)

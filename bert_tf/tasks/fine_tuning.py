@@ -25,6 +25,7 @@ from bert_tf.errors import InputError
 from bert_tf.input_pipeline import training_plan
 from bert_tf.losses import Loss
 from bert_tf.optimization import create_optimizer
+from bert_tf.shared_rows import RowShape, first_fit, members, num_shares, shape_of
 from bert_tf.tasks.model_files import (
     has_model,
     refuse_results,
@@ -63,7 +64,8 @@ class Lesson:
     Attributes:
         lengths: int64 [n], the length in pieces of each row, or of each example of several rows.
         num_examples: what an epoch goes through; where each of ``lengths`` is an example's, n.
-        batches: int64 [number of batches, B], numbers of 0 to n - 1 -> the batches.
+        batches: int64 [number of batches, B], numbers of 0 to n - 1 -> the batches; with
+            ``pack_examples`` int64 [number of batches, R, K], as ``shared_batches`` takes it.
         summary: a line about it.
     """
 
@@ -222,19 +224,17 @@ class _TrainingRun:
             "training on %d examples for %d steps of %d; %s",
             lesson.num_examples, self.num_train_steps, settings.train_batch_size, lesson.summary,
         )  # fmt: skip
-        lengths = lesson.lengths
-        if settings.fixed_length:
-            lengths = np.full_like(lengths, settings.max_seq_length)  # nothing to sort by
-        plan = training_plan(
-            lengths, settings.train_batch_size, self.num_train_steps, settings.seed
-        )
+        plan, shape = self._plan()
+        micro_batch_size = settings.micro_batch_size
+        if shape is not None and micro_batch_size:
+            micro_batch_size = shape.rows // self._num_shares
         train(
             TrainStep(
                 learner.model,
                 optimizer,
                 learner.loss,
                 settings.seed,
-                micro_batch_size=settings.micro_batch_size,
+                micro_batch_size=micro_batch_size,
             ),
             LOGGED,
             lambda step: lesson.batches(plan[step:]),
@@ -243,11 +243,47 @@ class _TrainingRun:
             examples_per_step=settings.train_batch_size,
             log_steps=settings.log_steps,
             save_checkpoints_steps=settings.save_checkpoints_steps,
+            rows_per_step=None if shape is None else shape.rows,
         )
         write_model_files(folder, task.config, task.tokenizer.vocabulary)
         task.write_files(folder)
         save_checkpoint(learner.model, folder / run_folder.CHECKPOINT)
         return _use(task, learner, folder, self.num_train_steps)
+
+    @property
+    def _num_shares(self) -> int:
+        settings = self.task.settings
+        return num_shares(
+            settings.train_batch_size,
+            settings.micro_batch_size,
+            tf.distribute.get_strategy().num_replicas_in_sync,
+        )
+
+    def _plan(self) -> tuple[np.ndarray, RowShape | None]:
+        """The plan of all steps, as ``Lesson.batches`` takes it, and the shape of shared rows."""
+        settings, lengths = self.task.settings, self.lesson.lengths
+        if settings.fixed_length and not settings.pack_examples:
+            lengths = np.full_like(lengths, settings.max_seq_length)  # nothing to sort by
+        plan = training_plan(
+            lengths,
+            settings.train_batch_size,
+            self.num_train_steps,
+            settings.seed,
+            is_spread=settings.pack_examples,
+        )
+        if not settings.pack_examples:
+            return plan, None
+        rows = first_fit(lengths[plan][:, :, np.newaxis], np.array([settings.max_seq_length]))
+        shape = shape_of(rows).padded_to(self._num_shares)
+        log.info(
+            "the %d examples of a step share %d rows of %d, at most %d in one; %.0f%% is padding",
+            settings.train_batch_size, shape.rows, settings.max_seq_length, shape.examples,
+            100 - 100 * lengths[plan].mean() * settings.train_batch_size
+            / (shape.rows * settings.max_seq_length),
+        )  # fmt: skip
+        places = members(rows, shape)  # [N, R, K], numbers in the batch
+        found = np.take_along_axis(plan, np.maximum(places, 0).reshape(len(plan), -1), axis=1)
+        return np.where(places >= 0, found.reshape(places.shape), -1), shape
 
 
 def _use(
