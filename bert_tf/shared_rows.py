@@ -121,6 +121,26 @@ def members(rows: np.ndarray, shape: RowShape) -> np.ndarray:
     return found
 
 
+def share_rows(
+    plan: np.ndarray, lengths: np.ndarray, seq_length: int, multiple: int = 1
+) -> np.ndarray:
+    """Plans the rows of all steps.
+
+    Args:
+        plan: int64 [N, B], which examples each step takes.
+        lengths: int64 [n], pieces of each example.
+        seq_length: S.
+        multiple: what R is to be a multiple of.
+
+    Returns:
+        int64 [N, R, K], which examples each row has; -1 for none.
+    """
+    rows = first_fit(lengths[plan][:, :, np.newaxis], np.array([seq_length]))
+    places = members(rows, shape_of(rows).padded_to(multiple))  # [N, R, K], numbers in the batch
+    found = np.take_along_axis(plan, np.maximum(places, 0).reshape(len(plan), -1), axis=1)
+    return np.where(places >= 0, found.reshape(places.shape), -1)
+
+
 def num_shares(batch_size: int, micro_batch_size: int | None, num_replicas: int) -> int:
     """Into how many equal shares a step's rows are cut: one for each micro-batch of each replica.
 

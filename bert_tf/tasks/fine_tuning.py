@@ -25,7 +25,7 @@ from bert_tf.errors import InputError
 from bert_tf.input_pipeline import training_plan
 from bert_tf.losses import Loss
 from bert_tf.optimization import create_optimizer
-from bert_tf.shared_rows import RowShape, first_fit, members, num_shares, shape_of
+from bert_tf.shared_rows import num_shares, share_rows
 from bert_tf.tasks.model_files import (
     has_model,
     refuse_results,
@@ -224,10 +224,10 @@ class _TrainingRun:
             "training on %d examples for %d steps of %d; %s",
             lesson.num_examples, self.num_train_steps, settings.train_batch_size, lesson.summary,
         )  # fmt: skip
-        plan, shape = self._plan()
+        plan = self._plan()
         micro_batch_size = settings.micro_batch_size
-        if shape is not None and micro_batch_size:
-            micro_batch_size = shape.rows // self._num_shares
+        if settings.pack_examples and micro_batch_size:
+            micro_batch_size = plan.shape[1] // self._num_shares
         train(
             TrainStep(
                 learner.model,
@@ -243,24 +243,15 @@ class _TrainingRun:
             examples_per_step=settings.train_batch_size,
             log_steps=settings.log_steps,
             save_checkpoints_steps=settings.save_checkpoints_steps,
-            rows_per_step=None if shape is None else shape.rows,
+            rows_per_step=plan.shape[1],
         )
         write_model_files(folder, task.config, task.tokenizer.vocabulary)
         task.write_files(folder)
         save_checkpoint(learner.model, folder / run_folder.CHECKPOINT)
         return _use(task, learner, folder, self.num_train_steps)
 
-    @property
-    def _num_shares(self) -> int:
-        settings = self.task.settings
-        return num_shares(
-            settings.train_batch_size,
-            settings.micro_batch_size,
-            tf.distribute.get_strategy().num_replicas_in_sync,
-        )
-
-    def _plan(self) -> tuple[np.ndarray, RowShape | None]:
-        """The plan of all steps, as ``Lesson.batches`` takes it, and the shape of shared rows."""
+    def _plan(self) -> np.ndarray:
+        """The plan of all steps, as ``Lesson.batches`` takes it."""
         settings, lengths = self.task.settings, self.lesson.lengths
         if settings.fixed_length and not settings.pack_examples:
             lengths = np.full_like(lengths, settings.max_seq_length)  # nothing to sort by
@@ -272,18 +263,24 @@ class _TrainingRun:
             is_spread=settings.pack_examples,
         )
         if not settings.pack_examples:
-            return plan, None
-        rows = first_fit(lengths[plan][:, :, np.newaxis], np.array([settings.max_seq_length]))
-        shape = shape_of(rows).padded_to(self._num_shares)
+            return plan
+        rows = share_rows(plan, lengths, settings.max_seq_length, self._num_shares)
+        fill = lengths[plan].sum() / (settings.max_seq_length * rows.shape[0] * rows.shape[1])
         log.info(
             "the %d examples of a step share %d rows of %d, at most %d in one; %.0f%% is padding",
-            settings.train_batch_size, shape.rows, settings.max_seq_length, shape.examples,
-            100 - 100 * lengths[plan].mean() * settings.train_batch_size
-            / (shape.rows * settings.max_seq_length),
+            settings.train_batch_size, rows.shape[1], settings.max_seq_length, rows.shape[2],
+            100 - 100 * fill,
         )  # fmt: skip
-        places = members(rows, shape)  # [N, R, K], numbers in the batch
-        found = np.take_along_axis(plan, np.maximum(places, 0).reshape(len(plan), -1), axis=1)
-        return np.where(places >= 0, found.reshape(places.shape), -1), shape
+        return rows
+
+    @property
+    def _num_shares(self) -> int:
+        settings = self.task.settings
+        return num_shares(
+            settings.train_batch_size,
+            settings.micro_batch_size,
+            tf.distribute.get_strategy().num_replicas_in_sync,
+        )
 
 
 def _use(
