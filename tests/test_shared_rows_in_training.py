@@ -98,7 +98,7 @@ LEARNERS = {
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_loss_and_gradients_are_those_of_rows_of_their_own(world, kind):
     learner, features = LEARNERS[kind](world)
-    plan = training_plan(features.lengths, 9, 3, seed=4, is_spread=True)
+    plan = training_plan(features.lengths, 9, 2, seed=4, is_spread=True)
     rows = share_rows(plan, features.lengths, S, multiple=4)
     assert rows.shape[1] < 9
     assert rows.shape[2] > 2
@@ -151,17 +151,20 @@ def test_micro_batches_of_rows_give_the_update_of_the_whole_batch(world):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
+    """Texts with a word that tells the label, and sentences with words that are entities."""
     folder = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(5)
+    (folder / "tags").mkdir()
+    entities = ("good", "bad", "war", "love")
     for split, size in (("train", 61), ("dev", 23)):
         lines, sentences = ["text\tlabel"], []
-        for text in texts(size, size):
-            word, label = (("good", "pos"), ("bad", "neg"))[random.integers(2)]
-            lines.append(f"{word} {text} {word}\t{label}")
-            tags = ["B-X" if w in ("good", "bad", "war", "love") else "O" for w in text.split()]
-            sentences += [f"{w} {tag}" for w, tag in zip(text.split(), tags, strict=True)] + [""]
+        for number, text in enumerate(texts(size, size)):
+            words = text.split()
+            told = ("great", "dead")[number % 2]
+            others = " ".join(word for word in words[:4] if word not in entities)
+            lines.append(f"{told} {told} {others} {told}\t{('pos', 'neg')[number % 2]}")
+            sentences += [f"{word} {'B-X' if word in entities else 'O'}" for word in words] + [""]
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
-        (folder / f"{split}.txt").write_text("\n".join(sentences) + "\n")
+        (folder / "tags" / f"{split}.txt").write_text("\n".join(sentences) + "\n")
     return folder
 
 
@@ -207,19 +210,20 @@ def test_a_run_learns_and_goes_on_bit_for_bit_where_it_was_cut_off(
 ):
     caplog.set_level(logging.INFO, "bert_tf")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    command = ["run_classifier", "--do_train", "--do_eval", "--save_checkpoints_steps=5", *flags]
+    command = ["run_classifier", "--do_train", "--do_eval", "--save_checkpoints_steps=15", *flags]
+    command.append("--num_train_epochs=12")
     results = run(*command, f"--output_dir={whole}")
-    assert results["global_step"] == 12
+    assert results["global_step"] == 73
     assert results["eval_accuracy"] > 0.8
     assert "the 10 examples of a step share" in caplog.text
     log = read_log(whole)
-    assert [line["step"] for line in log] == list(range(1, 13))
+    assert [line["step"] for line in log] == list(range(1, 74))
     assert log[-1]["loss"] < log[0]["loss"]
 
     ask = training.TrainLog.__call__
 
     def cut_off(self, step, *arguments):
-        if step > 7:
+        if step > 40:
             raise CutOff
         return ask(self, step, *arguments)
 
@@ -228,16 +232,16 @@ def test_a_run_learns_and_goes_on_bit_for_bit_where_it_was_cut_off(
         with pytest.raises(CutOff):
             run(*command, f"--output_dir={cut}")
     assert run(*command, f"--output_dir={cut}") == results
-    assert "resuming at step 5 of 12" in caplog.text
+    assert "resuming at step 30 of 73" in caplog.text
     assert read_log(cut) == log
     expected = weights(whole)
     for name, value in weights(cut).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("micro", [[], ["--micro_batch_size=5"]])
-def test_a_tagger_with_a_crf_learns(flags, tmp_path, micro):
-    flags = [*flags, "--num_train_epochs=8", *micro]
+def test_a_tagger_with_a_crf_learns_in_micro_batches(flags, data_dir, tmp_path):
+    flags = [*flags, f"--data_dir={data_dir / 'tags'}", "--num_train_epochs=14"]
+    flags.append("--micro_batch_size=5")
     results = run(
         "run_tagger", "--do_train", "--do_eval", "--crf", *flags, f"--output_dir={tmp_path / 'out'}"
     )
