@@ -210,20 +210,20 @@ def test_a_run_learns_and_goes_on_bit_for_bit_where_it_was_cut_off(
 ):
     caplog.set_level(logging.INFO, "bert_tf")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    command = ["run_classifier", "--do_train", "--do_eval", "--save_checkpoints_steps=15", *flags]
-    command.append("--num_train_epochs=12")
+    command = ["run_classifier", "--do_train", "--do_eval", "--save_checkpoints_steps=25", *flags]
+    command.append("--num_train_epochs=17")
     results = run(*command, f"--output_dir={whole}")
-    assert results["global_step"] == 73
+    assert results["global_step"] == 103
     assert results["eval_accuracy"] > 0.8
     assert "the 10 examples of a step share" in caplog.text
     log = read_log(whole)
-    assert [line["step"] for line in log] == list(range(1, 74))
+    assert [line["step"] for line in log] == list(range(1, 104))
     assert log[-1]["loss"] < log[0]["loss"]
 
     ask = training.TrainLog.__call__
 
     def cut_off(self, step, *arguments):
-        if step > 40:
+        if step > 60:
             raise CutOff
         return ask(self, step, *arguments)
 
@@ -232,7 +232,7 @@ def test_a_run_learns_and_goes_on_bit_for_bit_where_it_was_cut_off(
         with pytest.raises(CutOff):
             run(*command, f"--output_dir={cut}")
     assert run(*command, f"--output_dir={cut}") == results
-    assert "resuming at step 30 of 73" in caplog.text
+    assert "resuming at step 50 of 103" in caplog.text
     assert read_log(cut) == log
     expected = weights(whole)
     for name, value in weights(cut).items():
