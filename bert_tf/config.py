@@ -265,6 +265,12 @@ class Training(Devices, ModelUse):
         None,
         "Examples that go through the model at once, a divisor of train_batch_size; saves memory.",
     )
+    pack_examples: bool = setting(
+        False,
+        "Show several examples in one row of max_seq_length while training, each as if it were "
+        "alone: for fixed shapes (XLA, TPU) without work on padding. Not for run_squad and "
+        "run_multiple_choice.",
+    )
     eval_batch_size: int = setting(32, "Examples in an evaluation batch.", unimportant=True)
     learning_rate: float = setting(5e-5, "Adam's rate at the start of the decay.")
     weight_decay_rate: float = setting(0.01, "Decoupled weight decay.")
@@ -310,6 +316,10 @@ class Training(Devices, ModelUse):
             )
         if not 0 <= self.seed < 1 << 32:
             raise InputError(f"--seed must lie in 0 to 2**32 - 1, but is {self.seed}")
+
+    def _refuse_packing(self, why: str) -> None:
+        if self.pack_examples:
+            raise InputError(f"--pack_examples: {why}; leave it out")
 
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)
@@ -411,6 +421,8 @@ class Classification(SplitFiles, FineTuning):
                     f"--{name}={getattr(self, name)}: it is for windows; give --long_text=windows "
                     "too"
                 )
+        if self.long_text == "windows":
+            self._refuse_packing("with --long_text=windows an example has rows of its own")
         if self.long_text != "head" and self.max_seq_length < 3:
             raise InputError(
                 f"--max_seq_length={self.max_seq_length} leaves no room beside [CLS] and [SEP]; "
@@ -447,6 +459,10 @@ class Tagging(SplitFiles, FineTuning):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultipleChoice(SplitFiles, FineTuning):
     """The settings of ``bert-tf run_multiple_choice``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_packing("the choices of a question have rows of their own")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -504,6 +520,7 @@ class QuestionAnswering(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_at_least_1("doc_stride", "max_query_length", "n_best_size", "max_answer_length")
+        self._refuse_packing("the parts of a context fill their rows, there is nothing to gain")
         if self.max_seq_length < self.max_query_length + 4:
             raise InputError(
                 f"--max_seq_length={self.max_seq_length} leaves no room for a context beside a "

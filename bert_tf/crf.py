@@ -87,7 +87,11 @@ class Crf(keras.layers.Layer):
 
 
 def log_likelihood(
-    emissions: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor, chain: Chain
+    emissions: tf.Tensor,
+    labels: tf.Tensor,
+    lengths: tf.Tensor,
+    chain: Chain,
+    examples: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The log-probability of each row's labels.
 
@@ -96,22 +100,33 @@ def log_likelihood(
         labels: int32 [B, W]; those beyond a row's length do not count.
         lengths: int32 [B], 0 to W.
         chain: the chain.
+        examples: int32 [B, W], where a row has several sequences, one behind the other: a number
+            for each word that changes where another sequence begins. What they have in sum is
+            what the row has.
 
     Returns:
         float32 [B]; 0 for a row of no words.
     """
-    score = sequence_score(emissions, labels, lengths, chain)
-    return score - log_normalizer(emissions, lengths, chain)
+    score = sequence_score(emissions, labels, lengths, chain, examples)
+    return score - log_normalizer(emissions, lengths, chain, examples)
 
 
 def sequence_score(
-    emissions: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor, chain: Chain
+    emissions: tf.Tensor,
+    labels: tf.Tensor,
+    lengths: tf.Tensor,
+    chain: Chain,
+    examples: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The score of each row's labels; arguments and result as for ``log_likelihood``."""
     emissions = tf.cast(emissions, tf.float32)
     inside = tf.sequence_mask(lengths, tf.shape(emissions)[1])  # [B, W]
     emitted = tf.gather(emissions, labels, batch_dims=2)  # [B, W]
-    moved = tf.gather_nd(chain.transitions, tf.stack([labels[:, :-1], labels[:, 1:]], axis=-1))
+    before, after = labels[:, :-1], labels[:, 1:]
+    moved = tf.gather_nd(chain.transitions, tf.stack([before, after], axis=-1))
+    if examples is not None:
+        anew = tf.gather(chain.end, before) + tf.gather(chain.start, after)
+        moved = tf.where(examples[:, 1:] != examples[:, :-1], anew, moved)
     last = tf.gather(labels, tf.maximum(lengths - 1, 0), batch_dims=1)  # [B]
     ends = tf.gather(chain.start, labels[:, 0]) + tf.gather(chain.end, last)
     return (
@@ -121,7 +136,9 @@ def sequence_score(
     )
 
 
-def log_normalizer(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf.Tensor:
+def log_normalizer(
+    emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain, examples: tf.Tensor | None = None
+) -> tf.Tensor:
     """The log of the summed exponentials of the scores of all labels a row can have.
 
     The forward algorithm: after word i, entry k is the log-sum over all beginnings that end in
@@ -131,19 +148,28 @@ def log_normalizer(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf
         emissions: float [B, W, L].
         lengths: int32 [B], 0 to W.
         chain: the chain.
+        examples: as for ``log_likelihood``.
 
     Returns:
         float32 [B]; 0 for a row of no words.
     """
 
     def step(forward: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
-        emission, is_taken = word  # [B, L], [B, 1]
+        emission, is_taken, *is_first = word  # [B, L], [B, 1], [B, 1]
         arrived = tf.reduce_logsumexp(forward[:, :, tf.newaxis] + chain.transitions, axis=1)
+        if is_first:
+            # The sums of two sequences multiply: one ends with all that it has.
+            ended = tf.reduce_logsumexp(forward + chain.end, axis=1, keepdims=True)  # [B, 1]
+            arrived = tf.where(is_first[0], ended + chain.start, arrived)
         return tf.where(is_taken, arrived + emission, forward)
 
     emissions = tf.cast(emissions, tf.float32)
     first = chain.start + emissions[:, 0]  # [B, L]
-    forward = tf.scan(step, _words(emissions, lengths), first)[-1]
+    words: tuple[tf.Tensor, ...] = _words(emissions, lengths)
+    if examples is not None:
+        begins = tf.pad(examples[:, 1:] != examples[:, :-1], [[0, 0], [1, 0]])  # [B, W]
+        words = (*words, tf.transpose(begins)[:, :, tf.newaxis])
+    forward = tf.scan(step, words, first)[-1]
     return tf.where(lengths > 0, tf.reduce_logsumexp(forward + chain.end, axis=1), 0.0)
 
 

@@ -4,7 +4,8 @@ The order of training is a function of (seed, step): each epoch is a permutation
 any step's batch can be computed without those before it, so a resumed run continues where it was.
 
 Axes: B = batch_size, S = length of the batch's longest row, rounded up, C = rows of the batch's
-example with the most of them.
+example with the most of them; where examples share rows, R = rows of a batch, K = most examples of
+a row.
 """
 
 import dataclasses
@@ -15,12 +16,15 @@ import tensorflow as tf
 
 from bert_tf.context_windows import PackedWindows
 from bert_tf.packing import PackedTexts, RaggedIds
+from bert_tf.shared_rows import lay_out, sharing_inputs, spread
 
 # Rows are padded to a multiple of this, which keeps the number of distinct shapes small.
 LENGTH_MULTIPLE = 8
 # Training sorts this many batches' worth of shuffled examples by length, so that a batch holds
 # rows of similar length while its members still change from epoch to epoch.
 SORT_WINDOW = 32
+# What is ragged and holds positions in the row, from 0 in each example.
+POSITIONS = ("word_starts",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Features:
         return longest * np.diff(self.row_splits)
 
 
-def training_plan(lengths: np.ndarray, batch_size: int, num_steps: int, seed: int) -> np.ndarray:
+def training_plan(
+    lengths: np.ndarray, batch_size: int, num_steps: int, seed: int, *, is_spread: bool = False
+) -> np.ndarray:
     """Which examples each step takes.
 
     Epoch after epoch of shuffled examples, without a break between them; within a window of
@@ -70,6 +76,8 @@ def training_plan(lengths: np.ndarray, batch_size: int, num_steps: int, seed: in
         batch_size: B.
         num_steps: number of batches.
         seed: of both shuffles.
+        is_spread: for rows that examples share: within a window, every batch gets examples of all
+            lengths instead.
 
     Returns:
         int64 [num_steps, B], numbers of examples.
@@ -86,6 +94,9 @@ def training_plan(lengths: np.ndarray, batch_size: int, num_steps: int, seed: in
     for window, first in enumerate(range(0, num_steps, SORT_WINDOW)):
         last = min(first + SORT_WINDOW, num_steps)
         rows = order[first * batch_size : last * batch_size]
+        if is_spread:
+            plan[first:last] = rows[spread(lengths[rows], batch_size, [seed, 1, window])]
+            continue
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         shuffle = np.random.default_rng([seed, 1, window]).permutation(last - first)
         plan[first:last] = rows.reshape(last - first, batch_size)[shuffle]
@@ -175,6 +186,56 @@ def batches(
             chosen = tf.gather(values, examples)
             padded = chosen.to_tensor(shape=tf.stack([-1, padded_length(chosen.row_lengths())]))
             batch[name] = tf.ensure_shape(padded, [None, fixed_length])
+        return batch
+
+    dataset = tf.data.Dataset.from_tensor_slices(plan)
+    return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def shared_batches(features: Features, plan: np.ndarray, seq_length: int) -> tf.data.Dataset:
+    """Gathers the planned batches, several examples to a row; all shapes are fixed.
+
+    Args:
+        features: the examples, each one row, of PackedTexts.
+        plan: int64 [number of batches, R, K], which examples each row has; -1 for none.
+        seq_length: S, which the examples of every row fit in together.
+
+    Returns:
+        A dataset of dicts: ``input_ids``, ``segment_ids`` and, of ``sharing_inputs``,
+        ``input_mask``, ``example_numbers``, ``positions`` int32 [R, S], ``cls_positions`` int32
+        [R, K] and ``example_weights`` float32 [R, K]; the ``labels`` [R, K, …], any where there is
+        no example; all that is ``ragged``, int32 [R, S], those of a row's examples behind each
+        other, then zeros.
+    """
+    texts = features.texts
+    assert isinstance(texts, PackedTexts) and features.row_splits is None
+    segment_starts = tf.constant(texts.segment_starts)
+    labels = {name: tf.constant(values) for name, values in features.labels.items()}
+
+    def constants(ids: RaggedIds) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # One value more, so that there is one.
+        values = np.append(ids.values, np.int32(0))
+        return tf.constant(values), tf.constant(ids.row_splits[:-1]), tf.constant(ids.lengths)
+
+    pieces, starts, lengths = constants(texts.input_ids)
+    ragged = {name: constants(values) for name, values in features.ragged.items()}
+
+    def gather(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        is_example = examples >= 0  # [R, K]
+        examples = tf.maximum(examples, 0)
+        layout = lay_out(tf.where(is_example, tf.gather(lengths, examples), 0), seq_length)
+        second = layout.within >= layout.of_examples(tf.gather(segment_starts, examples))
+        batch = sharing_inputs(layout, is_example)
+        batch["input_ids"] = layout.values(pieces, tf.gather(starts, examples))
+        batch["segment_ids"] = tf.cast(second & layout.inside, tf.int32)
+        batch |= {name: tf.gather(values, examples) for name, values in labels.items()}
+        for name, (values, firsts, counts) in ragged.items():
+            places = lay_out(tf.where(is_example, tf.gather(counts, examples), 0), seq_length)
+            found = places.values(values, tf.gather(firsts, examples))
+            if name in POSITIONS:
+                moved = tf.cast(places.of_examples(layout.starts), tf.int32)
+                found = tf.where(places.inside, found + moved, 0)
+            batch[name] = found
         return batch
 
     dataset = tf.data.Dataset.from_tensor_slices(plan)

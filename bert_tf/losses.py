@@ -5,7 +5,8 @@ A loss is kept as (total, weight) so that the training step can divide by the we
 targets alone: it is known before the model runs.
 
 Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, V = vocab_size, L = num_labels,
-W = words of a row.
+W = words of a row. Where examples share rows, B is the number of places for one, R rows of K, and
+those that hold none have the weight 0.
 """
 
 from collections.abc import Callable
@@ -63,18 +64,23 @@ def masked_lm_weight(weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(weights)
 
 
-def single_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
+def single_label_loss(
+    logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None
+) -> LossTerm:
     """Mean negative log-likelihood: the next-sentence loss, and a classifier's.
 
     Args:
         logits: float32 [B, L].
         labels: int32 [B].
+        weights: float32 [B], of the examples; by default 1 each.
     """
     nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return LossTerm(tf.reduce_sum(nll), examples_weight(labels))
+    return LossTerm(_weighted_sum(nll, weights), examples_weight(labels, weights))
 
 
-def multi_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
+def multi_label_loss(
+    logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None
+) -> LossTerm:
     """Negative log-likelihood of independent labels: binary cross-entropy, summed over labels.
 
     A mean over labels would divide the gradients by L, which takes them down to the size of Adam's
@@ -83,20 +89,26 @@ def multi_label_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
     Args:
         logits: float32 [B, L].
         labels: float32 [B, L], 0 or 1.
+        weights: float32 [B], of the examples; by default 1 each.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return LossTerm(tf.reduce_sum(entropy), examples_weight(labels))
+    if weights is not None:
+        entropy *= weights[:, tf.newaxis]
+    return LossTerm(tf.reduce_sum(entropy), examples_weight(labels, weights))
 
 
-def regression_loss(logits: tf.Tensor, labels: tf.Tensor) -> LossTerm:
+def regression_loss(
+    logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None
+) -> LossTerm:
     """Mean squared error.
 
     Args:
         logits: float32 [B, 1].
         labels: float32 [B].
+        weights: float32 [B], of the examples; by default 1 each.
     """
     errors = tf.cast(logits[:, 0], tf.float32) - labels
-    return LossTerm(tf.reduce_sum(tf.square(errors)), examples_weight(labels))
+    return LossTerm(_weighted_sum(tf.square(errors), weights), examples_weight(labels, weights))
 
 
 def word_labels_loss(logits: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor) -> LossTerm:
@@ -113,7 +125,11 @@ def word_labels_loss(logits: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor) -
 
 
 def crf_loss(
-    logits: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor, chain: crf.Chain
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    lengths: tf.Tensor,
+    chain: crf.Chain,
+    examples: tf.Tensor | None = None,
 ) -> LossTerm:
     """Negative log-likelihood of each row's labels as a whole, as a mean over words.
 
@@ -124,8 +140,10 @@ def crf_loss(
         labels: int32 [B, W].
         lengths: int32 [B], words of each row.
         chain: of the model.
+        examples: int32 [B, W], the number of each word's example, where several share a row: the
+            labels of each are one whole.
     """
-    likelihood = crf.log_likelihood(logits, labels, lengths, chain)
+    likelihood = crf.log_likelihood(logits, labels, lengths, chain, examples)
     return LossTerm(-tf.reduce_sum(likelihood), words_weight(lengths))
 
 
@@ -156,6 +174,31 @@ def words_weight(lengths: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reduce_sum(lengths), tf.float32)
 
 
-def examples_weight(labels: tf.Tensor) -> tf.Tensor:
-    """The weight of a mean over examples: any dtype [B, …] -> float32 [], which is B."""
-    return tf.cast(tf.shape(labels)[0], tf.float32)
+def examples_weight(labels: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+    """The weight of a mean over examples: any dtype [B, …] -> float32 [], which is B.
+
+    With the weights of the examples, float32 of any shape, it is their sum.
+    """
+    return tf.cast(tf.shape(labels)[0], tf.float32) if weights is None else tf.reduce_sum(weights)
+
+
+def of_examples(batch: Batch, name: str) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """What a batch has of its examples, and their weights, wherever they are.
+
+    Args:
+        batch: where examples share rows, with ``example_weights`` float32 [R, K].
+        name: of what [B, …], or [R, K, …] where examples share rows.
+
+    Returns:
+        It [B, …], and the weights, float32 [B]: None where each example has a row of its own. B is
+        R * K, as it is for a model's pooled output.
+    """
+    values, weights = batch[name], batch.get("example_weights")
+    if weights is None:
+        return values, None
+    shape = tf.concat([[-1], tf.shape(values)[2:]], axis=0)
+    return tf.reshape(values, shape), tf.reshape(weights, [-1])
+
+
+def _weighted_sum(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    return tf.reduce_sum(values if weights is None else values * weights)

@@ -121,7 +121,7 @@ class Masker:
             & (input_ids != self._sep_id)
             & (np.arange(input_ids.shape[1]) < lengths[:, np.newaxis])
         )
-        wanted = self._num_predictions(lengths)
+        wanted = self.num_predictions(lengths)
         if self._rule.unit == "token":
             chosen = deciding = _choose_tokens(candidates, wanted, keys)
         elif self._rule.unit == "whole_word":
@@ -140,7 +140,7 @@ class Masker:
                 "use the vocabulary that the ids were made with"
             )
 
-    def _num_predictions(self, lengths: np.ndarray) -> np.ndarray:
+    def num_predictions(self, lengths: np.ndarray) -> np.ndarray:
         """Int64 [n]: how many pieces to choose in rows that have as many."""
         # Like Python's round, rint takes halves to the even number.
         share = np.rint(lengths * self._rule.masked_lm_prob).astype(np.int64)

@@ -1,7 +1,7 @@
 """Takes what a caller gives a model, returns checked int32 tensors; next: modeling.
 
 Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, C = choices or windows of an
-example.
+example, K = most examples of a row where several share one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,6 +65,42 @@ def read_inputs(
     )
     _check_values("input_ids", input_ids, config.vocab_size, "vocab_size")
     _check_values("segment_ids", found.segment_ids, config.type_vocab_size, "type_vocab_size")
+    return found
+
+
+class Sharing(NamedTuple):
+    """What tells the examples apart that share a row, int32.
+
+    Attributes:
+        example_numbers: [B, S], 1 to K, and 0 for padding.
+        positions: [B, S], a piece's position in its example.
+        cls_positions: [B, K], where each example begins; any position if there is no such example.
+    """
+
+    example_numbers: tf.Tensor
+    positions: tf.Tensor
+    cls_positions: tf.Tensor
+
+
+def read_sharing(inputs: Mapping[str, Any], config: BertConfig) -> Sharing | None:
+    """The inputs that rows of several examples have, checked as ``read_inputs`` does, or None.
+
+    Raises:
+        InputError: also if there are some of them but not all.
+    """
+    if all(inputs.get(name) is None for name in Sharing._fields):
+        return None
+    found = Sharing(*(_ids(name, _required(inputs, name), ROWS) for name in Sharing._fields))
+    for name in ("example_numbers", "positions"):
+        tensor, shape = getattr(found, name), tf.convert_to_tensor(inputs["input_ids"]).shape
+        if not tensor.shape.is_compatible_with(shape):
+            raise InputError(f"{name} has the shape {tensor.shape}, but input_ids has {shape}")
+    _check_values(
+        "positions", found.positions, config.max_position_embeddings, "max_position_embeddings"
+    )
+    if found.positions.shape[1] is not None:
+        length = found.positions.shape[1]
+        _check_values("cls_positions", found.cls_positions, length, "the sequence's length")
     return found
 
 

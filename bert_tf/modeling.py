@@ -6,7 +6,8 @@ google-research/bert). Every layer and weight is named after its scope in the or
 
 Axes:
     B = batch_size, S = seq_length, T = B * S tokens, H = hidden_size,
-    N = num_attention_heads, D = H / N (size of one head), I = intermediate_size.
+    N = num_attention_heads, D = H / N (size of one head), I = intermediate_size,
+    K = most examples of a row where several share one.
 """
 
 import math
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.functional import ACTIVATIONS, dropout, layer_norm
-from bert_tf.model_inputs import read_inputs
+from bert_tf.model_inputs import read_inputs, read_sharing
 
 # Added to the attention scores of padding; the original's finite value, which float16 can hold.
 MASKED_SCORE = -10000.0
@@ -90,9 +91,13 @@ class Embeddings(keras.layers.Layer):
         self.LayerNorm.build()
 
     def call(
-        self, input_ids: tf.Tensor, segment_ids: tf.Tensor, seed: tf.Tensor | None
+        self,
+        input_ids: tf.Tensor,
+        segment_ids: tf.Tensor,
+        seed: tf.Tensor | None,
+        positions: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """int32 [B, S] ids and segment ids -> float [T, H]."""
+        """int32 [B, S] ids, segment ids and positions (default: 0 to S - 1) -> float [T, H]."""
         seq_length = tf.shape(input_ids)[1]
         words = tf.gather(self.word_embeddings.value, input_ids)  # [B, S, H]
         # One-hot times a table of two rows: cheaper forward and backward than a gather.
@@ -104,8 +109,11 @@ class Embeddings(keras.layers.Layer):
             ),
             self.token_type_embeddings.value,
         )  # [T, H]
-        positions = self.position_embeddings.value[:seq_length]  # [S, H]
-        x = tf.reshape(words + positions, tf.shape(types)) + types  # [T, H]
+        if positions is None:
+            places = self.position_embeddings.value[:seq_length]  # [S, H]
+        else:
+            places = tf.gather(self.position_embeddings.value, positions)  # [B, S, H]
+        x = tf.reshape(words + places, tf.shape(types)) + types  # [T, H]
         x = tf.cast(self.LayerNorm(x), self.compute_dtype)
         return dropout(x, self.config.hidden_dropout_prob, seed, site=0)
 
@@ -128,7 +136,7 @@ class SelfAttention(keras.layers.Layer):
             projection.build((None, self.config.hidden_size))
 
     def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Float [T, H] and float32 [B, 1, 1, S] -> [T, H]."""
+        """Float [T, H] and float32 [B, 1, 1, S] or [B, 1, S, S] -> [T, H]."""
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
         mask_shape = tf.shape(mask_adder)
@@ -260,7 +268,7 @@ class Encoder(keras.layers.Layer):
 
 
 class Pooler(keras.layers.Layer):
-    """Dense with tanh on the first token's vector."""
+    """Dense with tanh on the vector of an example's first token."""
 
     def __init__(self, config: BertConfig, **kwargs: Any) -> None:
         super().__init__(name="pooler", **kwargs)
@@ -271,9 +279,12 @@ class Pooler(keras.layers.Layer):
         """Creates the kernel, float32 [H, H]."""
         self.dense.build((None, self.config.hidden_size))
 
-    def call(self, sequence_output: tf.Tensor) -> tf.Tensor:
-        """Float [B, S, H] -> [B, H]."""
-        return tf.tanh(self.dense(sequence_output[:, 0]))
+    def call(self, sequence_output: tf.Tensor, cls_positions: tf.Tensor | None = None) -> tf.Tensor:
+        """Float [B, S, H] -> [B, H]; with int32 [B, K], where examples begin, [B * K, H]."""
+        if cls_positions is None:
+            return tf.tanh(self.dense(sequence_output[:, 0]))
+        first = tf.gather(sequence_output, cls_positions, batch_dims=1)  # [B, K, H]
+        return tf.tanh(self.dense(tf.reshape(first, [-1, self.config.hidden_size])))
 
 
 @package
@@ -315,22 +326,35 @@ class BertModel(keras.Model):
 
         Args:
             inputs: ``input_ids`` int32 [B, S]; ``input_mask`` int32 [B, S], 1 for tokens and 0 for
-                padding (default: all 1); ``segment_ids`` int32 [B, S] (default: all 0).
+                padding (default: all 1); ``segment_ids`` int32 [B, S] (default: all 0). Where
+                several examples share a row, also ``example_numbers`` int32 [B, S], 1 to K, and 0
+                for padding: a token sees those of its own number alone; ``positions`` int32
+                [B, S], of each token in its example; ``cls_positions`` int32 [B, K], where each
+                example begins (any position for those that a row lacks).
             training: whether dropout is on.
             dropout_seed: int32 [2]. The training loop gives one made of (run seed, step, replica);
                 without it each call draws the next seed of this model's own generator.
 
         Returns:
             ``embedding_output`` [B, S, H], ``encoder_outputs`` (list of [B, S, H], one per layer),
-            ``sequence_output`` [B, S, H] (the last of them) and ``pooled_output`` [B, H], all of
-            the compute dtype.
+            ``sequence_output`` [B, S, H] (the last of them) and ``pooled_output`` [B, H], or
+            [B * K, H] where examples share rows, all of the compute dtype.
         """
         input_ids, input_mask, segment_ids = read_inputs(inputs, self.config)
+        sharing = read_sharing(inputs, self.config)
         seed = next_dropout_seed(self, training, dropout_seed)
 
-        x = self.embeddings(input_ids, segment_ids, seed)
-        mask_adder = (1.0 - tf.cast(input_mask, tf.float32)) * MASKED_SCORE
-        layers = self.encoder(x, mask_adder[:, tf.newaxis, tf.newaxis, :], seed)
+        if sharing is None:
+            x = self.embeddings(input_ids, segment_ids, seed)
+            seen, cls_positions = input_mask[:, tf.newaxis, tf.newaxis, :], None  # [B, 1, 1, S]
+        else:
+            x = self.embeddings(input_ids, segment_ids, seed, sharing.positions)
+            # Block by block; the padding sees itself, which does no harm.
+            numbers = sharing.example_numbers[:, tf.newaxis]
+            seen = numbers[:, :, :, tf.newaxis] == numbers[:, :, tf.newaxis]  # [B, 1, S, S]
+            cls_positions = sharing.cls_positions
+        mask_adder = (1.0 - tf.cast(seen, tf.float32)) * MASKED_SCORE
+        layers = self.encoder(x, mask_adder, seed)
 
         shape = tf.concat([tf.shape(input_ids), [self.config.hidden_size]], axis=0)
         static_shape = [*input_ids.shape, self.config.hidden_size]
@@ -343,7 +367,7 @@ class BertModel(keras.Model):
             "embedding_output": batched(x),
             "encoder_outputs": encoder_outputs,
             "sequence_output": encoder_outputs[-1],
-            "pooled_output": self.pooler(encoder_outputs[-1]),
+            "pooled_output": self.pooler(encoder_outputs[-1], cls_positions),
         }
 
     def get_config(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Axes: B = batch_size; a feature of a record has the size that the schema says.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -69,10 +69,31 @@ def training_batches(
         others.
     """
     first_epoch, first_record = divmod(first_step * batch_size, len(files))
-    records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(_Epochs(files, seed))
+    records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
+        _Epochs(files, seed, _Reader(files))
+    )
     # Records are skipped as they are: parsing, and what comes after it, is what takes time.
     records = records.skip(first_record).batch(batch_size, drop_remainder=True)
     return _parsed(records, files).prefetch(4)
+
+
+def training_numbers(files: RecordFiles, seed: int) -> tf.data.Dataset:
+    """The order of training, without an end and without reading a record.
+
+    Args:
+        files: the records, at least one.
+        seed: as for ``training_batches``.
+
+    Returns:
+        A dataset of int64 [], numbers of records, counted through all files from 0.
+    """
+    ends = tf.cumsum(tf.constant(files.counts, tf.int64))
+    starts = ends - tf.constant(files.counts, tf.int64)
+
+    def numbers(file: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(starts[file], ends[file])
+
+    return tf.data.Dataset.range(tf.int64.max).flat_map(_Epochs(files, seed, numbers))
 
 
 def evaluation_batches(files: RecordFiles, batch_size: int, max_batches: int) -> tf.data.Dataset:
@@ -164,16 +185,24 @@ class _Reader:
 
 
 class _Epochs:
-    """The serialized records of all files in the order of one epoch, by its number."""
+    """What there is of the records of all files, in the order of one epoch, by its number.
 
-    def __init__(self, files: RecordFiles, seed: int) -> None:
-        self._read = _Reader(files)
+    Args:
+        files: the records.
+        seed: of the order.
+        read: the number of a file, int64 [] -> a dataset of something for each of its records.
+    """
+
+    def __init__(
+        self, files: RecordFiles, seed: int, read: Callable[[tf.Tensor], tf.data.Dataset]
+    ) -> None:
+        self._read = read
         self._num_files = len(files.paths)
         # From 1 on, as TensorFlow takes 0 for no seed, and below its modulus.
         self._seed = 1 + int(below(np.asarray(key_of_seed(seed)), 2**31 - 2))
 
     def __call__(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        """Int64 [] -> a dataset of strings []."""
+        """Int64 [] -> a dataset of what ``read`` gives."""
         # shuffle() adds the seed of the graph to its own. Set here, while the graph of this
         # function is made, it is that graph's alone; else it would be the caller's global one.
         tf.random.set_seed(self._seed)

@@ -43,7 +43,10 @@ logger = logging.getLogger(__name__)
 # (the model's outputs, the batch) -> named values to report, ``total / weight`` each.
 Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
-MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts")
+MODEL_INPUTS = (
+    *("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts"),
+    *("example_numbers", "positions", "cls_positions"),
+)
 # What a step with a loss scale adds to its values.
 SCALE_VALUES = ("loss_scale", "skipped_steps", "skipped_in_a_row")
 # From 2^15, sixteen steps in a row take the scale down to 1.
@@ -61,8 +64,9 @@ class TrainStep:
         loss: the loss's parts; their values are added.
         seed: the run's seed.
         metrics: values to report beside the losses.
-        micro_batch_size: how many of a replica's examples go through the model at once; by default
-            all. Dropout apart, the update is the same: only the memory that it takes is not.
+        micro_batch_size: how many of a replica's examples, or rows where examples share them, go
+            through the model at once; by default all. Dropout apart, the update is the same: only
+            the memory that it takes is not.
         loss_scale: for gradients in float16. A step whose gradients are not finite is left out then
             and counts as done.
     """
@@ -438,6 +442,7 @@ def train(
     examples_per_step: int,
     log_steps: int,
     save_checkpoints_steps: int,
+    rows_per_step: int | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     eval_steps: int | None = None,
     xla: bool = False,
@@ -459,6 +464,7 @@ def train(
         examples_per_step: size of the global batch.
         log_steps: how often a step is logged.
         save_checkpoints_steps: how often the run can be resumed from.
+        rows_per_step: of the global batch, where examples share rows.
         evaluate: gives values to log beside those of the step, under names of their own.
         eval_steps: how often that is done; in any case it is after the last step.
         xla: whether a step is compiled by XLA, for each shape of a batch anew.
@@ -476,7 +482,7 @@ def train(
         )
     if xla and num_replicas > 1:
         raise InputError("--xla: it is for one device, but there are several; leave it out")
-    step.check_batch_size(examples_per_step // num_replicas)
+    step.check_batch_size((rows_per_step or examples_per_step) // num_replicas)
     writes = is_chief()
     manager = ResumePoints(
         step.model,

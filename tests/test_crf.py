@@ -217,3 +217,30 @@ def test_the_layers_weights_have_names_and_stay_float32():
         "crf/end": ((LABELS,), "float32"),
     }
     assert not any(part.numpy().any() for part in layer.chain())
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_sequences_that_share_a_row_do_not_see_each_other(jit_compile):
+    rng = np.random.default_rng(11)
+    chain = crf.constrained(random_chain(rng), random_allowed(rng))
+    rows = [[2, 1, 3], [4, 2], [1], []]
+    emissions = rng.normal(scale=3.0, size=(4, 7, LABELS)).astype(np.float32)
+    labels = np.zeros((4, 7), np.int32)
+    examples = np.zeros((4, 7), np.int32)
+    expected = np.zeros(4)
+    for row, lengths in enumerate(rows):
+        start = 0
+        for number, length in enumerate(lengths):
+            own = emissions[row, start : start + length]
+            possible = [s for s, v in enumerate_sequences(own, length, chain) if v > -1e20]
+            chosen = possible[rng.integers(len(possible))]
+            labels[row, start : start + length] = chosen
+            examples[row, start : start + length] = number + 1
+            expected[row] += brute_force(own, np.array(chosen), length, chain)[0]
+            start += length
+    likelihood = tf.function(crf.log_likelihood, jit_compile=jit_compile, autograph=False)
+    lengths = tf.constant([sum(row) for row in rows])
+    found = likelihood(tf.constant(emissions), labels, lengths, chain, examples)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    as_one = likelihood(tf.constant(emissions), labels, lengths, chain).numpy()
+    assert (abs(as_one - expected)[:2] > 0.1).all()

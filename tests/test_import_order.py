@@ -46,6 +46,7 @@ ORDER = (
     "context_windows",
     "answer_spans",
     "answer_text",
+    "shared_rows",
     "input_pipeline",
     "record_dataset",
     "functional",

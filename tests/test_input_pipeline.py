@@ -1,5 +1,6 @@
 """Tests of bert_tf.input_pipeline: plans by counting, batches against naive padding."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -13,6 +14,7 @@ from bert_tf.input_pipeline import (
     Features,
     batches,
     evaluation_plan,
+    shared_batches,
     training_plan,
 )
 from bert_tf.packing import PackedTexts, RaggedIds
@@ -118,6 +120,18 @@ def test_batches_of_training_hold_rows_of_similar_length():
     assert 0 < np.sum(np.diff(first) > 0) < SORT_WINDOW - 1
     neighbours = [set(row) for row in plan.tolist() if 0 in row]
     assert len({frozenset(row) for row in neighbours}) == len(neighbours)
+
+
+def test_a_spread_plan_has_the_windows_of_the_other_and_batches_of_equal_length():
+    lengths = np.random.default_rng(2).integers(3, 128, 300)
+    plan = training_plan(lengths, 8, 2 * SORT_WINDOW + 9, seed=5)
+    spread = training_plan(lengths, 8, 2 * SORT_WINDOW + 9, seed=5, is_spread=True)
+    assert spread.dtype == np.int64
+    for first in range(0, len(plan), SORT_WINDOW):
+        window, other = (p[first : first + SORT_WINDOW] for p in (plan, spread))
+        assert sorted(window.ravel()) == sorted(other.ravel())
+        assert np.ptp(lengths[other].sum(axis=1)) < 128
+        assert np.ptp(lengths[window].sum(axis=1)) > 500
 
 
 def test_an_evaluation_plan_takes_each_example_once_the_longest_first():
@@ -306,3 +320,41 @@ def test_windows_over_contexts_equal_rows_put_together_one_by_one(fixed_length):
         strict=True,
     ):
         assert_same_batch(windows, batch)
+
+
+def test_shared_batches_equal_naive_rows(features):
+    ragged = RaggedIds(np.arange(100, 100 + 46, dtype=np.int32), 2 * np.arange(24))
+    starts = RaggedIds(np.tile([1, 2], 23).astype(np.int32), ragged.row_splits)
+    features = dataclasses.replace(features, ragged={"label_ids": ragged, "word_starts": starts})
+    features = dataclasses.replace(features, labels={"value": np.arange(23, dtype=np.float32)})
+    lengths = features.lengths
+    plan = np.array([[[3, 5, -1], [-1, -1, -1]], [[22, -1, -1], [0, 7, 9]]])
+    assert lengths[[0, 7, 9]].sum() < 70
+    found = list(shared_batches(features, plan, 70).as_numpy_iterator())
+    for batch, rows in zip(found, plan, strict=True):
+        for number, row in enumerate(rows):
+            row = row[row >= 0]
+            alone = [naive(features, [example], int(lengths[example])) for example in row]
+            begins = np.concatenate([[0], np.cumsum(lengths[row])]).astype(int)
+
+            def padded(parts):
+                values = np.concatenate([[], *parts])
+                return np.pad(values, (0, 70 - len(values)))
+
+            expected = {
+                name: padded([one[name][0] for one in alone])
+                for name in ("input_ids", "input_mask", "segment_ids")
+            }
+            pairs = list(enumerate(row))
+            expected["example_numbers"] = padded([[k + 1] * lengths[e] for k, e in pairs])
+            expected["positions"] = padded([range(lengths[e]) for e in row])
+            expected["label_ids"] = padded([[100 + 2 * e, 101 + 2 * e] for e in row])
+            expected["word_starts"] = padded([[begins[k] + 1, begins[k] + 2] for k, _ in pairs])
+            for name, values in expected.items():
+                assert batch[name].dtype == np.int32
+                np.testing.assert_array_equal(batch[name][number], values, err_msg=name)
+            assert batch["cls_positions"][number, : len(row)].tolist() == begins[:-1].tolist()
+            assert batch["value"][number, : len(row)].tolist() == row.tolist()
+            assert batch["example_weights"][number].tolist() == [
+                float(k < len(row)) for k in range(3)
+            ]

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
-from bert_tf.model_inputs import CHOICES, read_inputs, read_positions
+from bert_tf.model_inputs import CHOICES, read_inputs, read_positions, read_sharing
 
 CONFIG = BertConfig(vocab_size=37, type_vocab_size=3, max_position_embeddings=11)
 IDS = np.array([[5, 0, 36], [7, 8, 9]])
@@ -75,3 +75,26 @@ def test_unknown_shapes_in_a_graph():
         return tf.reduce_sum(read_inputs({"input_ids": ids}, CONFIG).input_mask)
 
     assert int(count(IDS)) == 6
+
+
+def test_what_tells_examples_of_a_row_apart():
+    inputs = {
+        "input_ids": IDS,
+        "example_numbers": [[1, 1, 2], [1, 0, 0]],
+        "positions": [[0, 1, 0], [0, 0, 0]],
+        "cls_positions": [[0, 2], [0, 0]],
+    }
+    assert read_sharing({"input_ids": IDS}, CONFIG) is None
+    sharing = read_sharing(inputs, CONFIG)
+    for name, tensor in sharing._asdict().items():
+        assert tensor.dtype == tf.int32
+        np.testing.assert_array_equal(tensor, inputs[name])
+    for changes, message in (
+        ({"positions": None}, "positions is missing"),
+        ({"example_numbers": IDS[:, :2]}, r"example_numbers has the shape \(2, 2\)"),
+        ({"positions": IDS[:1]}, r"positions has the shape \(1, 3\)"),
+        ({"positions": IDS * 0 + 11}, "positions.* is 11, but max_position_embeddings is 11"),
+        ({"cls_positions": [[0, 3], [0, 0]]}, r"cls_positions\[0, 1\] is 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_sharing({**inputs, **changes}, CONFIG)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import FineTuning
-from bert_tf.input_pipeline import Features, batches, evaluation_plan
+from bert_tf.input_pipeline import Features, batches, evaluation_plan, shared_batches
 from bert_tf.losses import Loss
 from bert_tf.training import Evaluation, Evaluator
 
@@ -28,8 +28,16 @@ class FeatureRunner:
         self._predictor = Evaluator(model)
 
     def batches(self, features: Features, plan: np.ndarray) -> tf.data.Dataset:
-        """The planned batches, padded as the settings say."""
+        """The planned batches, padded as the settings say.
+
+        Args:
+            features: the examples.
+            plan: as for ``input_pipeline.batches``, or of ``shared_batches``, whose rows are as
+                long as the settings allow.
+        """
         settings = self._settings
+        if plan.ndim == 3:
+            return shared_batches(features, plan, settings.max_seq_length)
         return batches(features, plan, settings.padded_length, settings.max_seq_length)
 
     def __call__(

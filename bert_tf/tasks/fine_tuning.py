@@ -28,6 +28,7 @@ from bert_tf.input_pipeline import training_plan
 from bert_tf.losses import Loss
 from bert_tf.optimization import create_optimizer
 from bert_tf.replicas import agreed, is_chief
+from bert_tf.shared_rows import num_shares, share_rows
 from bert_tf.tasks.model_files import (
     has_model,
     refuse_results,
@@ -67,7 +68,8 @@ class Lesson:
     Attributes:
         lengths: int64 [n], the length in pieces of each row, or of each example of several rows.
         num_examples: what an epoch goes through; where each of ``lengths`` is an example's, n.
-        batches: int64 [number of batches, B], numbers of 0 to n - 1 -> the batches.
+        batches: int64 [number of batches, B], numbers of 0 to n - 1 -> the batches; with
+            ``pack_examples`` int64 [number of batches, R, K], as ``shared_batches`` takes it.
         summary: a line about it.
     """
 
@@ -225,19 +227,17 @@ class _TrainingRun:
             "training on %d examples for %d steps of %d; %s",
             lesson.num_examples, self.num_train_steps, settings.train_batch_size, lesson.summary,
         )  # fmt: skip
-        lengths = lesson.lengths
-        if settings.fixed_length:
-            lengths = np.full_like(lengths, settings.max_seq_length)  # nothing to sort by
-        plan = training_plan(
-            lengths, settings.train_batch_size, self.num_train_steps, settings.seed
-        )
+        plan = self._plan()
+        micro_batch_size = settings.micro_batch_size
+        if settings.pack_examples and micro_batch_size:
+            micro_batch_size = plan.shape[1] // self._num_shares
         train(
             TrainStep(
                 learner.model,
                 optimizer,
                 learner.loss,
                 settings.seed,
-                micro_batch_size=settings.micro_batch_size,
+                micro_batch_size=micro_batch_size,
                 loss_scale=loss_scale_of(settings),
             ),
             LOGGED,
@@ -247,6 +247,7 @@ class _TrainingRun:
             examples_per_step=settings.train_batch_size,
             log_steps=settings.log_steps,
             save_checkpoints_steps=settings.save_checkpoints_steps,
+            rows_per_step=plan.shape[1],
             xla=settings.xla,
         )
         if not is_chief():
@@ -255,6 +256,38 @@ class _TrainingRun:
         task.write_files(folder)
         save_checkpoint(learner.model, folder / run_folder.CHECKPOINT)
         return _use(task, learner, folder, self.num_train_steps)
+
+    def _plan(self) -> np.ndarray:
+        """The plan of all steps, as ``Lesson.batches`` takes it."""
+        settings, lengths = self.task.settings, self.lesson.lengths
+        if settings.fixed_length and not settings.pack_examples:
+            lengths = np.full_like(lengths, settings.max_seq_length)  # nothing to sort by
+        plan = training_plan(
+            lengths,
+            settings.train_batch_size,
+            self.num_train_steps,
+            settings.seed,
+            is_spread=settings.pack_examples,
+        )
+        if not settings.pack_examples:
+            return plan
+        rows = share_rows(plan, lengths, settings.max_seq_length, self._num_shares)
+        fill = lengths[plan].sum() / (settings.max_seq_length * rows.shape[0] * rows.shape[1])
+        log.info(
+            "the %d examples of a step share %d rows of %d, at most %d in one; %.0f%% is padding",
+            settings.train_batch_size, rows.shape[1], settings.max_seq_length, rows.shape[2],
+            100 - 100 * fill,
+        )  # fmt: skip
+        return rows
+
+    @property
+    def _num_shares(self) -> int:
+        settings = self.task.settings
+        return num_shares(
+            settings.train_batch_size,
+            settings.micro_batch_size,
+            tf.distribute.get_strategy().num_replicas_in_sync,
+        )
 
 
 def _use(

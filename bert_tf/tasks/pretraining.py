@@ -177,7 +177,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                     objective.loss,
                     settings.seed,
                     metrics=objective.metrics,
-                    micro_batch_size=settings.micro_batch_size,
+                    micro_batch_size=batches.micro_batch_size,
                     loss_scale=loss_scale_of(settings),
                 ),
                 objective.logged,
@@ -187,6 +187,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                 examples_per_step=settings.train_batch_size,
                 log_steps=settings.log_steps,
                 save_checkpoints_steps=settings.save_checkpoints_steps,
+                rows_per_step=None if batches.shared is None else batches.shared.shape.rows,
                 evaluate=evaluate if settings.eval_steps else None,
                 eval_steps=settings.eval_steps,
                 xla=settings.xla,
@@ -231,6 +232,13 @@ def _log_start(prepared: _Prepared, report: LoadReport | None, done: int) -> Non
         len(files), len(files.paths), num_steps, settings.train_batch_size,
         num_steps * settings.train_batch_size / len(files),
     )  # fmt: skip
+    shared = prepared.batches.shared
+    if shared is not None:
+        log.info(
+            "the %d records of a step share %d rows of %d, at most %d in one; %.0f%% is padding",
+            settings.train_batch_size, shared.shape.rows, settings.max_seq_length,
+            shared.shape.examples, 100 - 100 * shared.fill,
+        )  # fmt: skip
     if settings.num_warmup_steps >= settings.last_step:
         log.info(
             "the warm-up of %d steps is longer than the run: the rate never reaches "

@@ -21,6 +21,8 @@ from bert_tf.record_dataset import (
     training_batches,
 )
 from bert_tf.record_manifest import SUFFIX, check_manifest, check_shards
+from bert_tf.shared_rows import num_shares
+from bert_tf.tasks.shared_records import SharedRecords
 from bert_tf.text_files import find_files
 from bert_tf.tfrecord import pretraining_schema, scan_records
 from bert_tf.tokenization import Vocabulary
@@ -48,6 +50,7 @@ class PretrainingBatches:
         train: what to train on; None without ``do_train``.
         held_out: what to evaluate on; None if nothing is to be evaluated.
         do_lower_case: whether the records' text was lower-cased; None if nothing says so.
+        shared: with ``pack_examples``, the rows that records share in training.
     """
 
     def __init__(
@@ -64,14 +67,49 @@ class PretrainingBatches:
             self.held_out = read(settings.eval_input_file, "--eval_input_file")
         elif settings.do_eval:
             self.held_out = read(settings.input_file or "", "--input_file")
+        self.shared = None
+        if self.train is not None and settings.pack_examples:
+            self.shared = SharedRecords(
+                self.train,
+                batch_size=settings.train_batch_size,
+                num_steps=settings.num_train_steps,
+                seed=settings.seed,
+                max_seq_length=settings.max_seq_length,
+                max_predictions_per_seq=settings.max_predictions_per_seq,
+                num_shares=self._num_shares,
+                num_predictions=None if self._masker is None else self._masker.num_predictions,
+            )
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """The rows that go through the model at once; None for all of a batch."""
+        given = self._settings.micro_batch_size
+        if self.shared is None or given is None:
+            return given
+        return self.shared.shape.rows // self._num_shares
+
+    @property
+    def _num_shares(self) -> int:
+        return num_shares(
+            self._settings.train_batch_size,
+            self._settings.micro_batch_size,
+            tf.distribute.get_strategy().num_replicas_in_sync,
+        )
 
     def training(self, first_step: int) -> tf.data.Dataset:
-        """The batches from a step on: int32 [B, S], int32 and float32 [B, P], int32 [B, 1]."""
+        """The batches from a step on: int32 [B, S], int32 and float32 [B, P], int32 [B, 1].
+
+        With ``pack_examples``, they are those of ``SharedRecords.shared``.
+        """
         settings = self._settings
         assert self.train is not None
-        batches = training_batches(self.train, settings.train_batch_size, settings.seed, first_step)
         key = random_bits(key_of_seed(settings.seed), _TRAINING_MASKS)
-        return self._masked(batches, key, first_step, settings.train_batch_size)
+        size = settings.train_batch_size
+        if self.shared is None:
+            batches = training_batches(self.train, size, settings.seed, first_step)
+            return self._masked(batches, key, first_step, size)
+        masked = self._masked(self.shared.spread(first_step), key, first_step, size)
+        return self.shared.shared(masked)
 
     def evaluation(self) -> tf.data.Dataset:
         """The batches to evaluate on, the last one perhaps smaller.

@@ -16,6 +16,7 @@ from bert_tf.losses import (
     examples_weight,
     masked_lm_loss,
     masked_lm_weight,
+    of_examples,
     single_label_loss,
 )
 from bert_tf.replicas import OnReplicas
@@ -30,7 +31,8 @@ class Objective:
 
     Attributes:
         loss: of BertPretrainer's outputs and a batch with ``masked_lm_ids`` int32 [B, P],
-            ``masked_lm_weights`` float32 [B, P] and ``next_sentence_labels`` int32 [B, 1].
+            ``masked_lm_weights`` float32 [B, P] and ``next_sentence_labels`` int32 [B, 1], or as
+            ``SharedRecords`` has them.
         logged: the names of what a training step has to log.
     """
 
@@ -56,10 +58,12 @@ class Objective:
             )
         }
         if self._next_sentence:
-            labels = batch["next_sentence_labels"][:, 0]
-            right = _is_right(outputs["next_sentence_logits"], labels)
+            labels, weights = of_examples(batch, "next_sentence_labels")
+            right = _is_right(outputs["next_sentence_logits"], labels[:, 0])
+            if weights is not None:
+                right *= weights
             found["next_sentence_accuracy"] = LossTerm(
-                tf.reduce_sum(right), examples_weight(labels)
+                tf.reduce_sum(right), examples_weight(labels, weights)
             )
         return found
 
@@ -70,15 +74,18 @@ class Objective:
             )
         }
         if self._next_sentence:
+            labels, example_weights = of_examples(batch, "next_sentence_labels")
             terms["next_sentence_loss"] = single_label_loss(
-                outputs["next_sentence_logits"], batch["next_sentence_labels"][:, 0]
+                outputs["next_sentence_logits"], labels[:, 0], example_weights
             )
         return terms
 
     def _weights(self, batch: Batch) -> dict[str, tf.Tensor]:
         weights = {"masked_lm_loss": masked_lm_weight(batch["masked_lm_weights"])}
         if self._next_sentence:
-            weights["next_sentence_loss"] = examples_weight(batch["next_sentence_labels"])
+            weights["next_sentence_loss"] = examples_weight(
+                *of_examples(batch, "next_sentence_labels")
+            )
         return weights
 
 

@@ -22,6 +22,7 @@ from bert_tf.losses import (
     LossTerm,
     examples_weight,
     multi_label_loss,
+    of_examples,
     regression_loss,
     single_label_loss,
 )
@@ -67,7 +68,9 @@ class TextClassifier:
             window_pooling=pooling,
             dtype=DTYPE_POLICIES[settings.precision],
         )
-        self.loss = Loss(self._terms, lambda batch: {"loss": examples_weight(batch["label_ids"])})
+        self.loss = Loss(
+            self._terms, lambda batch: {"loss": examples_weight(*of_examples(batch, "label_ids"))}
+        )
         self._run = FeatureRunner(settings, self.model, self.loss)
 
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
@@ -76,7 +79,7 @@ class TextClassifier:
             "multi_label": multi_label_loss,
             "regression": regression_loss,
         }[self.task_type]
-        return {"loss": function(logits, batch["label_ids"])}
+        return {"loss": function(logits, *of_examples(batch, "label_ids"))}
 
     def features(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, labels: np.ndarray | None = None

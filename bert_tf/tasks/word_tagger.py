@@ -64,7 +64,12 @@ class WordTagger:
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
         lengths = _num_words(batch)
         if self.settings.crf:
-            return {"loss": crf_loss(logits, batch["label_ids"], lengths, self.model.chain())}
+            examples = batch.get("example_numbers")
+            if examples is not None:
+                examples = tf.gather(examples, batch["word_starts"], batch_dims=1)  # [B, W]
+            return {
+                "loss": crf_loss(logits, batch["label_ids"], lengths, self.model.chain(), examples)
+            }
         return {"loss": word_labels_loss(logits, batch["label_ids"], lengths)}
 
     def windows(self, words: Sequence[Sequence[str]], documents: np.ndarray) -> WordWindows:
