@@ -167,25 +167,29 @@ def batches(
             "segment_ids": second * mask,
         }
 
+    # The size of all batches; None where a plan's last one is smaller.
+    batch_size = None if len(plan) and plan.min() < 0 else plan.shape[1]
+
     def gather(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        examples = tf.boolean_mask(examples, examples >= 0)  # [B]
+        if batch_size is None:
+            examples = tf.boolean_mask(examples, examples >= 0)  # [B]
         if rows_of is None:
             batch = inputs(examples, tf.gather(lengths, examples))
-            shape = [None, fixed_length]
+            shape = [batch_size, fixed_length]
         else:
             rows, is_row = rows_of(examples)  # [B, C]
             row_lengths = tf.where(is_row, tf.gather(lengths, rows), 0)
             flat = inputs(tf.reshape(rows, [-1]), tf.reshape(row_lengths, [-1]))  # [B * C, S]
             split = tf.concat([tf.shape(rows), [-1]], axis=0)
             batch = {name: tf.reshape(value, split) for name, value in flat.items()}  # [B, C, S]
-            shape = [None, rows.shape[1], fixed_length]
+            shape = [batch_size, rows.shape[1], fixed_length]
         batch = {name: tf.ensure_shape(value, shape) for name, value in batch.items()}
         batch["example_ids"] = examples
         batch |= {name: tf.gather(values, examples) for name, values in labels.items()}
         for name, values in ragged.items():
             chosen = tf.gather(values, examples)
             padded = chosen.to_tensor(shape=tf.stack([-1, padded_length(chosen.row_lengths())]))
-            batch[name] = tf.ensure_shape(padded, [None, fixed_length])
+            batch[name] = tf.ensure_shape(padded, [batch_size, fixed_length])
         return batch
 
     dataset = tf.data.Dataset.from_tensor_slices(plan)
