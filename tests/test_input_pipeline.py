@@ -153,7 +153,7 @@ def test_an_evaluation_plan_takes_each_example_once_the_longest_first():
 def test_batches_equal_naive_padding(features, fixed_length):
     plan = training_plan(features.texts.input_ids.lengths, 4, 9, seed=1)
     dataset = batches(features, plan, fixed_length)
-    assert dataset.element_spec["input_ids"].shape.as_list() == [None, fixed_length]
+    assert dataset.element_spec["input_ids"].shape.as_list() == [4, fixed_length]
     assert int(dataset.cardinality()) == 9
     for batch, rows in zip(dataset.as_numpy_iterator(), plan, strict=True):
         assert_same_batch(batch, naive(features, rows, fixed_length))
