@@ -26,6 +26,7 @@ from bert_tf import run_folder
 from bert_tf.checkpoint import ResumePoints
 from bert_tf.errors import InputError
 from bert_tf.losses import Batch, Loss, LossTerm
+from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay, clip_by_global_norm
 from bert_tf.termination import Terminated, deferred_termination
 
@@ -50,6 +51,7 @@ class TrainStep:
         metrics: values to report beside the losses.
         micro_batch_size: how many of a replica's examples go through the model at once; by default
             all. Dropout apart, the update is the same: only the memory that it takes is not.
+        recompute: what the model's BertModel gets as its ``recompute``.
     """
 
     def __init__(
@@ -61,7 +63,11 @@ class TrainStep:
         *,
         metrics: Metrics | None = None,
         micro_batch_size: int | None = None,
+        recompute: bool = False,
     ) -> None:
+        for layer in (model, *model.layers):
+            if isinstance(layer, BertModel):
+                layer.recompute = recompute
         self.model = model
         self.optimizer = optimizer
         self.loss = loss

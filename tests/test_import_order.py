@@ -50,6 +50,7 @@ ORDER = (
     "record_dataset",
     "functional",
     "model_inputs",
+    "recomputation",
     "modeling",
     "crf",
     "heads",

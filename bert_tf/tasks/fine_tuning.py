@@ -235,6 +235,7 @@ class _TrainingRun:
                 learner.loss,
                 settings.seed,
                 micro_batch_size=settings.micro_batch_size,
+                recompute=settings.recompute,
             ),
             LOGGED,
             lambda step: lesson.batches(plan[step:]),

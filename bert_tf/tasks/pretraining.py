@@ -174,6 +174,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                     settings.seed,
                     metrics=objective.metrics,
                     micro_batch_size=settings.micro_batch_size,
+                    recompute=settings.recompute,
                 ),
                 objective.logged,
                 batches.training,

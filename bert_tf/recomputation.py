@@ -1,0 +1,60 @@
+"""Takes a layer and its inputs, returns its output without the memory of how; next: modeling.
+
+Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): of a layer only the input is kept, and
+the backward pass computes the layer's activations again when it needs them.
+
+Axes: B = batch_size, S = seq_length, T = B * S tokens, H = hidden_size.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def recomputed(
+    layer: keras.layers.Layer, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor
+) -> tf.Tensor:
+    """``layer(x, mask_adder, seed)``, whose backward pass begins with the same call again.
+
+    Args:
+        layer: a transformer layer: a function of its weights and these arguments alone, so that
+            the second call drops the same elements.
+        x: float [T, H].
+        mask_adder: float32 [B, 1, 1, S]; no gradient goes there.
+        seed: int32 [2].
+
+    Returns:
+        Float [T, H].
+    """
+
+    def run(x: tf.Tensor, seed: tf.Tensor, weights: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        with keras.StatelessScope(state_mapping=list(zip(layer.weights, weights, strict=True))):
+            return layer(x, mask_adder, seed)
+
+    # The weights are arguments as well, because whatever the tape is to reach must be one.
+    @tf.custom_gradient
+    def call(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
+            # Both begin what is computed again: without this, a graph's executor would compute it
+            # right away, if the optimizer had not merged it with the first computation before.
+            late_x, late_seed = _once_known(dy, x), _once_known(dy, seed)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([late_x, *weights])
+                y = run(late_x, late_seed, weights)
+            return tape.gradient(y, [late_x, *weights], output_gradients=dy)
+
+        # An outer tape would keep the activations in eager mode.
+        inputs = [tf.stop_gradient(value) for value in (x, *weights)]
+        return run(inputs[0], seed, tuple(inputs[1:])), gradient
+
+    return call(x, *(tf.convert_to_tensor(weight.value) for weight in layer.weights))
+
+
+def _once_known(other: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """``x``, but not before ``other``: plus a 0 that no optimizer knows to be one.
+
+    A control dependency would not do: XLA does not see it.
+    """
+    first = tf.reduce_max(tf.reshape(other, [-1])[:1])  # of an empty tensor too
+    return x + tf.cast(tf.abs(first) < 0, x.dtype)
