@@ -42,7 +42,11 @@ def recomputed(
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([late_x, *weights])
                 y = run(late_x, late_seed, weights)
-            return tape.gradient(y, [late_x, *weights], output_gradients=dy)
+            gradients = tape.gradient(y, [late_x, *weights], output_gradients=dy)
+            # All of them, before the layer below begins: else a graph's executor would put off
+            # those of the weights, and with them keep what several layers have computed again.
+            with tf.control_dependencies(gradients):
+                return [tf.identity(g) for g in gradients]
 
         # An outer tape would keep the activations in eager mode.
         inputs = [tf.stop_gradient(value) for value in (x, *weights)]
