@@ -28,20 +28,21 @@ def recomputed(
         Float [T, H].
     """
 
-    def run(x: tf.Tensor, seed: tf.Tensor, weights: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    def run(x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         with keras.StatelessScope(state_mapping=list(zip(layer.weights, weights, strict=True))):
-            return layer(x, mask_adder, seed)
+            # Else a graph's executor would draw the dropout of all layers before the first begins.
+            return layer(x, mask_adder, _once_known(x, seed))
 
     # The weights are arguments as well, because whatever the tape is to reach must be one.
     @tf.custom_gradient
     def call(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
-            # Both begin what is computed again: without this, a graph's executor would compute it
-            # right away, if the optimizer had not merged it with the first computation before.
-            late_x, late_seed = _once_known(dy, x), _once_known(dy, seed)
+            # Without this, a graph's executor would compute it all again right away, if the graph's
+            # optimizer had not merged it with the first computation before.
+            late_x = _once_known(dy, x)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([late_x, *weights])
-                y = run(late_x, late_seed, weights)
+                y = run(late_x, *weights)
             gradients = tape.gradient(y, [late_x, *weights], output_gradients=dy)
             # All of them, before the layer below begins: else a graph's executor would put off
             # those of the weights, and with them keep what several layers have computed again.
@@ -49,8 +50,7 @@ def recomputed(
                 return [tf.identity(g) for g in gradients]
 
         # An outer tape would keep the activations in eager mode.
-        inputs = [tf.stop_gradient(value) for value in (x, *weights)]
-        return run(inputs[0], seed, tuple(inputs[1:])), gradient
+        return run(*map(tf.stop_gradient, (x, *weights))), gradient
 
     return call(x, *(tf.convert_to_tensor(weight.value) for weight in layer.weights))
 

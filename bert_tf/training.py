@@ -28,6 +28,7 @@ from bert_tf.errors import InputError
 from bert_tf.losses import Batch, Loss, LossTerm
 from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay, clip_by_global_norm
+from bert_tf.out_of_memory import out_of_memory_explained
 from bert_tf.termination import Terminated, deferred_termination
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,11 @@ logger = logging.getLogger(__name__)
 Metrics = Callable[[Any, Batch], dict[str, LossTerm]]
 
 MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "word_starts")
+# What is said where an evaluation, of whichever command, runs out of memory.
+SMALLER_EVALUATION = (
+    "Give a smaller --max_seq_length, or fewer examples in a batch: --eval_batch_size to evaluate, "
+    "--predict_batch_size to predict a test set, --batch_size in other commands"
+)
 # How long the host may be without a look at what the device does: a wish to stop waits for it.
 _LOOP_SECONDS = 5.0
 
@@ -74,6 +80,7 @@ class TrainStep:
         self.seed = seed
         self.metrics = metrics or (lambda outputs, batch: {})
         self.micro_batch_size = micro_batch_size
+        self.recompute = recompute
         # Slots are created here, not while a graph is traced.
         optimizer.build(model.trainable_variables)
 
@@ -413,7 +420,7 @@ def train(
 
     Raises:
         InputError: if the micro-batches do not fit, there is nothing left to train, or the loss is
-            not a number any more, or a file cannot be written.
+            not a number any more, or a file cannot be written, or memory runs out.
         Terminated: after a SIGTERM or SIGINT.
     """
     step.check_batch_size(examples_per_step // tf.distribute.get_strategy().num_replicas_in_sync)
@@ -475,9 +482,33 @@ def train(
             deferred_termination() as request,
             writer.as_default(),
             contextlib.closing(log),
+            out_of_memory_explained(
+                lambda: f"training, at step {int(global_step.numpy())} of {num_train_steps}",
+                lambda: _shape_of_first(dataset_from(int(global_step.numpy()))),
+                _smaller_step(step),
+            ),
         ):
             controller.train(num_train_steps)
             stop_if_asked(num_train_steps)
+
+
+def _shape_of_first(dataset: tf.data.Dataset) -> tuple[int, ...]:
+    """The shape of the first ``input_ids``, of one replica's if there are several."""
+    ids = next(iter(dataset))["input_ids"]
+    return tuple(tf.distribute.get_strategy().experimental_local_results(ids)[0].shape)
+
+
+def _smaller_step(step: TrainStep) -> str:
+    """What can be changed to train in less memory."""
+    size = step.micro_batch_size
+    micro_batches = f"smaller than {size}" if size else "a divisor of --train_batch_size"
+    recompute = (
+        "" if step.recompute else "Give --recompute, with which the same run can go on; or else "
+    )
+    return (
+        f"{recompute or 'Give '}--micro_batch_size, {micro_batches}, or a smaller --max_seq_length "
+        "or --train_batch_size, in another folder or with --overwrite"
+    )
 
 
 def _refuse_divergence(values: dict[str, float], done: int) -> None:
@@ -566,8 +597,14 @@ class Evaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            outputs, terms = forward(batch)
-            yield batch["example_ids"].numpy(), outputs.numpy(), terms
+            with out_of_memory_explained(
+                lambda: "evaluating",
+                lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
+                SMALLER_EVALUATION,
+            ):
+                outputs, terms = forward(batch)
+                values = outputs.numpy()
+            yield batch["example_ids"].numpy(), values, terms
 
 
 def progress_interval() -> float:

@@ -63,6 +63,7 @@ ORDER = (
     "evaluation_plots",
     "distribution",
     "termination",
+    "out_of_memory",
     "training",
     "training_plot",
     "tasks",

@@ -18,7 +18,8 @@ from bert_tf.losses import (
     masked_lm_weight,
     single_label_loss,
 )
-from bert_tf.training import MODEL_INPUTS, progress_interval
+from bert_tf.out_of_memory import out_of_memory_explained
+from bert_tf.training import MODEL_INPUTS, SMALLER_EVALUATION, progress_interval
 
 
 class Objective:
@@ -122,7 +123,12 @@ class PretrainingEvaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            terms, metrics = self._forward(batch)
+            with out_of_memory_explained(
+                lambda: "evaluating",
+                lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
+                SMALLER_EVALUATION,
+            ):
+                terms, metrics = self._forward(batch)
             losses.append(
                 sum(float(term.total / (term.weight + term.epsilon)) for term in terms.values())
             )
