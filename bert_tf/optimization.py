@@ -144,8 +144,10 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 )
 
         context = tf.distribute.get_replica_context()
-        context.merge_call(update, args=([gradient for gradient, _ in pairs],))
-        self.iterations.assign_add(1)
+        gradients = [gradient for gradient, _ in pairs]
+        context.merge_call(update, args=(gradients,))
+        with tf.control_dependencies(gradients):  # a step that runs out of memory does not count
+            self.iterations.assign_add(1)
 
     def schedule(self, step: tf.Tensor) -> tf.Tensor:
         """The rate of the update with a number, integer [] -> float32 []."""

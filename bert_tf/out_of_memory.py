@@ -9,7 +9,7 @@ import tensorflow as tf
 from bert_tf.errors import InputError
 
 # TensorFlow says of a full disk, too, that a resource is exhausted.
-_ABOUT_MEMORY = re.compile(r"\bOOM\b|out of memory|allocate", re.IGNORECASE)
+_ABOUT_MEMORY = re.compile(r".*(\bOOM\b|out of memory|allocate).*", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -31,10 +31,10 @@ def out_of_memory_explained(
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        if not _ABOUT_MEMORY.search(error.message):
+        said = _ABOUT_MEMORY.search(error.message)
+        if said is None:
             raise
-        said = error.message.strip().splitlines()[0]
         raise InputError(
-            f"out of memory while {doing()}, with input_ids of shape {list(shape())} ({said}). "
-            f"{advice}"
+            f"out of memory while {doing()}, with input_ids of shape {list(shape())} "
+            f"({said[0].strip()}). {advice}"
         ) from error

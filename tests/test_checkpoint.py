@@ -496,9 +496,11 @@ def test_a_damaged_point_does_not_count(name, damage, three_points, caplog):
     assert sorted(p.name for p in folder.glob("*.index")) == ["ckpt-12.index", "ckpt-15.index"]
 
 
-@pytest.mark.parametrize("content", [b"", b'model_checkpoint_path: "ckpt-1', b"\xff\0\0", b"a: 1\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b'model_checkpoint_path: "ckpt-1', b"\xff\0\0", b"a: 1\n"]
+)
 def test_a_damaged_list_of_points_is_made_again(content, three_points, caplog):
-    model, optimizer, values, folder = three_points
+    model, optimizer, _, folder = three_points
     (folder / "checkpoint").write_bytes(content)
     points = ResumePoints(model, optimizer, folder, 3)
     assert f"going back to {folder / 'ckpt-12'}\n" in caplog.text
@@ -508,7 +510,7 @@ def test_a_damaged_list_of_points_is_made_again(content, three_points, caplog):
 
 
 def test_without_any_point_that_can_be_read_nothing_is_restored(three_points):
-    model, optimizer, values, folder = three_points
+    model, optimizer, _, folder = three_points
     before = model.get_weights()
     for step in (9, 12):
         spoil_the_last_tensor(folder / f"ckpt-{step}{DATA}")

@@ -1,6 +1,5 @@
 """Tests of bert_tf.out_of_memory, with tensors that no allocator gives."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf
