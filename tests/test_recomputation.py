@@ -1,10 +1,12 @@
 """Tests of bert_tf.recomputation: the same gradients, for less memory."""
 
 import dataclasses
+import gc
 import json
 import pathlib
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -191,10 +193,11 @@ def test_a_step_in_a_graph_needs_far_less_memory():
     assert less < 0.5 * (less + more), run.stdout
 
 
-def test_eager_mode_keeps_no_activations_either(config, make_inputs):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_eager_mode_keeps_no_activations_either(config, recompute):
     layer = modeling.TransformerLayer(config, 0)
     layer.build()
-    kept = []
+    seen = []
 
     class Spy:
         """A layer whose activations the test can see."""
@@ -202,13 +205,16 @@ def test_eager_mode_keeps_no_activations_either(config, make_inputs):
         weights = layer.weights
 
         def __call__(self, x, mask_adder, seed):
-            hidden = tf.sin(x)
-            kept.append(hidden.ref())
-            return layer(tf.exp(hidden), mask_adder, seed)
+            hidden = tf.exp(x)
+            seen.append(weakref.ref(hidden))
+            return layer(hidden, mask_adder, seed)
 
     x = tf.Variable(tf.random.stateless_normal([21, config.hidden_size], [1, 2]))
+    arguments = (tf.zeros([3, 1, 1, 7]), tf.constant([1, 2]))
     with tf.GradientTape() as tape:
-        y = modeling.recomputed(Spy(), x * 1.0, tf.zeros([3, 1, 1, 7]), tf.constant([1, 2]))
-    (hidden,) = kept
-    assert tape.gradient(y, hidden.deref()) is None
-    assert len(kept) == 1
+        spy = Spy()
+        y = modeling.recomputed(spy, x * 1.0, *arguments) if recompute else spy(x, *arguments)
+    gc.collect()
+    assert [hidden() is None for hidden in seen] == [recompute]
+    assert tape.gradient(y, x) is not None
+    assert len(seen) == 1 + recompute
