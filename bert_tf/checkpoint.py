@@ -7,6 +7,7 @@ variable's name in the file, so nothing is mapped and nothing reshaped.
 import contextlib
 import dataclasses
 import fnmatch
+import logging
 import os
 import pathlib
 import re
@@ -19,10 +20,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bert_tf import run_folder
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError, listed
 from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay, LossScale
+from bert_tf.replicas import agreed
+
+logger = logging.getLogger(__name__)
 
 SLOTS = ("adam_m", "adam_v")
 WORD_EMBEDDINGS = "/embeddings/word_embeddings"
@@ -32,6 +37,8 @@ DATA_SUFFIX = ".data-00000-of-00001"
 READ_ERRORS = (tf.errors.OpError, IndexError, NotImplementedError, RuntimeError, ValueError)
 
 Path = str | os.PathLike[str]
+
+_POINT = re.compile(r"ckpt-\d+")  # the name of a resume point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,7 +370,8 @@ class ResumePoints(tf.train.CheckpointManager):
     """What a run can go on from: weights, slots and the number of updates; the last two are kept.
 
     The order of the data and the masks of dropout are functions of (seed, step), so there is
-    nothing else to keep.
+    nothing else to keep. A point that cannot be read does not count, and the one before it does:
+    all of a point is read before anything of it is restored.
 
     Args:
         model: the run's model.
@@ -372,6 +380,9 @@ class ResumePoints(tf.train.CheckpointManager):
         interval: updates between two of them.
         loss_scale: of the run, if it has one.
         writes: whether this process writes them; else it only reads what another one wrote.
+
+    Raises:
+        InputError: if there are points, but none that can be read.
     """
 
     def __init__(
@@ -385,6 +396,9 @@ class ResumePoints(tf.train.CheckpointManager):
         writes: bool = True,
     ) -> None:
         self._writes = writes
+        if writes:
+            _pass_over_damaged(pathlib.Path(folder))
+        agreed(0)  # other workers look at what is left
         state = tf.train.Checkpoint(
             weights=[variable.value for variable in model.weights],
             optimizer=[variable.value for variable in optimizer.variables],
@@ -407,8 +421,7 @@ class ResumePoints(tf.train.CheckpointManager):
             return super().restore_or_initialize()
         except (OSError, tf.errors.OpError) as error:
             raise InputError(
-                f"{self.latest_checkpoint}: cannot go on from it: {_first_line(error)}. Give "
-                "another folder, or --overwrite to begin anew"
+                _cannot_go_on(self.latest_checkpoint or self.directory, _first_line(error))
             ) from error
 
     def save(
@@ -435,6 +448,68 @@ class ResumePoints(tf.train.CheckpointManager):
                 f"{self.directory}: cannot write what the run could be resumed from: "
                 f"{_first_line(error)}. Make room, then give the same command again"
             ) from error
+
+
+def _pass_over_damaged(folder: pathlib.Path) -> None:
+    """Makes a folder's newest resume point that can be read its newest, if another one is."""
+    state = folder / "checkpoint"
+    if not state.exists():
+        return
+    try:
+        found = tf.train.get_checkpoint_state(folder)
+        listed = list(found.all_model_checkpoint_paths)[::-1] if found else []
+    except ValueError:  # an empty file, or no text
+        listed = []
+    listed = [point for point in listed if _POINT.fullmatch(pathlib.Path(point).name)]
+    on_disk = {str(path.with_suffix("")) for path in folder.glob("*.index")} - set(listed)
+    others = [point for point in on_disk if _POINT.fullmatch(pathlib.Path(point).name)]
+    points = [*listed, *sorted(others, key=_update_of, reverse=True)]
+    damage: dict[str, str] = {}
+    for newest in points:
+        problem = _damage(newest)
+        if problem is None:
+            break
+        damage[newest] = problem
+    else:
+        problem = next(iter(damage.values()), "it names no point that is there")
+        raise InputError(_cannot_go_on(points[0] if points else str(state), problem))
+    for point, problem in damage.items():
+        logger.warning("%s: cannot read it, so it does not count: %s", point, problem)
+    if newest in listed[:1]:
+        return
+    logger.warning("going back to %s", newest)
+    kept = sorted(
+        {point for point in points if _update_of(point) <= _update_of(newest)} - set(damage),
+        key=_update_of,
+    )
+    lines = [f'model_checkpoint_path: "{pathlib.Path(newest).name}"']
+    for point in kept:
+        lines.append(f'all_model_checkpoint_paths: "{pathlib.Path(point).name}"')
+        lines.append("all_model_checkpoint_timestamps: 1.0")  # later than the last line
+    run_folder.write_lines(state, [*lines, "last_preserved_timestamp: 0.0"])
+
+
+def _damage(prefix: str) -> str | None:
+    """What is wrong with a checkpoint, if anything: TensorFlow compares each tensor's checksum."""
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except READ_ERRORS as error:
+        return _first_line(error)
+    return None
+
+
+def _update_of(point: str) -> int:
+    """The number of updates in a resume point's name."""
+    return int(point.rpartition("-")[2])
+
+
+def _cannot_go_on(path: str, problem: str) -> str:
+    return (
+        f"{path}: cannot go on from it: {problem}. Give another folder, or --overwrite to begin "
+        "anew"
+    )
 
 
 def _optimizer_variables(

@@ -19,6 +19,7 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.functional import ACTIVATIONS, dropout, layer_norm
 from bert_tf.model_inputs import read_inputs, read_sharing
+from bert_tf.recomputation import recomputed
 
 # Added to the attention scores of padding; the original's finite value, which float16 can hold.
 MASKED_SCORE = -10000.0
@@ -247,7 +248,8 @@ class Encoder(keras.layers.Layer):
     """The stack of transformer layers."""
 
     def __init__(self, config: BertConfig, **kwargs: Any) -> None:
-        super().__init__(name="encoder", **kwargs)
+        # Autocast is left to the layers: what recomputation hands to them are the weights as such.
+        super().__init__(name="encoder", autocast=False, **kwargs)
         self.layers = [
             TransformerLayer(config, index, dtype=self.dtype_policy)
             for index in range(config.num_hidden_layers)
@@ -258,11 +260,20 @@ class Encoder(keras.layers.Layer):
         for layer in self.layers:
             layer.build()
 
-    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> list[tf.Tensor]:
+    def call(
+        self,
+        x: tf.Tensor,
+        mask_adder: tf.Tensor,
+        seed: tf.Tensor | None,
+        recompute: bool = False,
+    ) -> list[tf.Tensor]:
         """Float [T, H] and float32 [B, 1, 1, S] -> each layer's output, [T, H]."""
         outputs = []
         for layer in self.layers:
-            x = layer(x, mask_adder, seed)
+            if recompute and seed is not None:
+                x = recomputed(layer, x, mask_adder, seed)
+            else:
+                x = layer(x, mask_adder, seed)
             outputs.append(x)
         return outputs
 
@@ -295,6 +306,11 @@ class BertModel(keras.Model):
         config: sizes, activation and dropout rates.
         seed: seed of the dropout of calls with ``training=True`` and no ``dropout_seed``.
 
+    Attributes:
+        recompute: whether calls with ``training=True`` keep no more than each transformer layer's
+            input for the backward pass, and compute the rest again: far less memory, and about a
+            third more time. Weights, outputs and gradients are the same; false at first.
+
     Raises:
         InputError: in eager mode, for ids outside the tables or a sequence beyond the positions.
     """
@@ -302,6 +318,7 @@ class BertModel(keras.Model):
     def __init__(self, config: BertConfig, *, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(name=kwargs.pop("name", "bert"), **kwargs)
         self.config = config
+        self.recompute = False
         self.dropout_seeds = keras.random.SeedGenerator(seed)
         self.embeddings = Embeddings(config, dtype=self.dtype_policy)
         self.encoder = Encoder(config, dtype=self.dtype_policy)
@@ -354,7 +371,7 @@ class BertModel(keras.Model):
             seen = numbers[:, :, :, tf.newaxis] == numbers[:, :, tf.newaxis]  # [B, 1, S, S]
             cls_positions = sharing.cls_positions
         mask_adder = (1.0 - tf.cast(seen, tf.float32)) * MASKED_SCORE
-        layers = self.encoder(x, mask_adder, seed)
+        layers = self.encoder(x, mask_adder, seed, recompute=self.recompute)
 
         shape = tf.concat([tf.shape(input_ids), [self.config.hidden_size]], axis=0)
         static_shape = [*input_ids.shape, self.config.hidden_size]

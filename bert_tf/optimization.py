@@ -162,8 +162,10 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
         condition = () if only_if is None else (only_if,)
         context = tf.distribute.get_replica_context()
-        context.merge_call(update, args=([gradient for gradient, _ in pairs], *condition))
-        self.iterations.assign_add(1)
+        gradients = [gradient for gradient, _ in pairs]
+        context.merge_call(update, args=(gradients, *condition))
+        with tf.control_dependencies(gradients):  # a step that runs out of memory does not count
+            self.iterations.assign_add(1)
 
     def schedule(self, step: tf.Tensor) -> tf.Tensor:
         """The rate of the update with a number, integer [] -> float32 []."""

@@ -27,7 +27,9 @@ from bert_tf import run_folder
 from bert_tf.checkpoint import ResumePoints
 from bert_tf.errors import InputError
 from bert_tf.losses import Batch, Loss, LossTerm
+from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay, LossScale, clip_by_global_norm
+from bert_tf.out_of_memory import out_of_memory_explained
 from bert_tf.replicas import (
     OnReplicas,
     agreed,
@@ -51,6 +53,11 @@ MODEL_INPUTS = (
 SCALE_VALUES = ("loss_scale", "skipped_steps", "skipped_in_a_row")
 # From 2^15, sixteen steps in a row take the scale down to 1.
 _MOST_SKIPPED_IN_A_ROW = 50
+# What is said where an evaluation, of whichever command, runs out of memory.
+SMALLER_EVALUATION = (
+    "Give a smaller --max_seq_length, or fewer examples in a batch: --eval_batch_size to evaluate, "
+    "--predict_batch_size to predict a test set, --batch_size in other commands"
+)
 # How long the host may be without a look at what the device does: a wish to stop waits for it.
 _LOOP_SECONDS = 5.0
 
@@ -69,6 +76,7 @@ class TrainStep:
             the memory that it takes is not.
         loss_scale: for gradients in float16. A step whose gradients are not finite is left out then
             and counts as done.
+        recompute: what the model's BertModel gets as its ``recompute``.
     """
 
     def __init__(
@@ -81,7 +89,11 @@ class TrainStep:
         metrics: Metrics | None = None,
         micro_batch_size: int | None = None,
         loss_scale: LossScale | None = None,
+        recompute: bool = False,
     ) -> None:
+        for layer in (model, *model.layers):
+            if isinstance(layer, BertModel):
+                layer.recompute = recompute
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
@@ -89,6 +101,7 @@ class TrainStep:
         self.metrics = metrics or (lambda outputs, batch: {})
         self.micro_batch_size = micro_batch_size
         self.loss_scale = loss_scale
+        self.recompute = recompute
         # Slots are created here, not while a graph is traced.
         optimizer.build(model.trainable_variables)
 
@@ -471,7 +484,8 @@ def train(
 
     Raises:
         InputError: if replicas or micro-batches do not fit, there is nothing left to train, the
-            loss is not a number any more, a file cannot be written, or another worker is gone.
+            loss is not a number any more, a file cannot be written, memory runs out, or another
+            worker is gone.
         Terminated: after a SIGTERM or SIGINT.
     """
     num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -555,9 +569,33 @@ def train(
             writer.as_default(),
             contextlib.closing(log),
             lost_workers_named(),
+            out_of_memory_explained(
+                lambda: f"training, at step {int(global_step.numpy())} of {num_train_steps}",
+                lambda: _shape_of_first(dataset_from(int(global_step.numpy()))),
+                _smaller_step(step),
+            ),
         ):
             controller.train(num_train_steps)
             stop_if_asked(num_train_steps)
+
+
+def _shape_of_first(dataset: tf.data.Dataset) -> tuple[int, ...]:
+    """The shape of the first ``input_ids``, of one replica's if there are several."""
+    ids = next(iter(dataset))["input_ids"]
+    return tuple(tf.distribute.get_strategy().experimental_local_results(ids)[0].shape)
+
+
+def _smaller_step(step: TrainStep) -> str:
+    """What can be changed to train in less memory."""
+    size = step.micro_batch_size
+    micro_batches = f"smaller than {size}" if size else "a divisor of --train_batch_size"
+    recompute = (
+        "" if step.recompute else "Give --recompute, with which the same run can go on; or else "
+    )
+    return (
+        f"{recompute or 'Give '}--micro_batch_size, {micro_batches}, or a smaller --max_seq_length "
+        "or --train_batch_size, in another folder or with --overwrite"
+    )
 
 
 def _refuse_divergence(values: dict[str, float], done: int) -> None:
@@ -651,10 +689,16 @@ class Evaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            parts = self._forward(batch, dataset.element_spec)
-            example_ids = batch["example_ids"].numpy()
-            for ids, (outputs, terms) in zip(np.split(example_ids, len(parts)), parts, strict=True):
-                yield ids, outputs.numpy(), terms
+            with out_of_memory_explained(
+                lambda: "evaluating",
+                lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
+                SMALLER_EVALUATION,
+            ):
+                parts = self._forward(batch, dataset.element_spec)
+                values = [(outputs.numpy(), terms) for outputs, terms in parts]
+            example_ids = np.split(batch["example_ids"].numpy(), len(values))
+            for ids, (outputs, terms) in zip(example_ids, values, strict=True):
+                yield ids, outputs, terms
 
 
 def progress_interval() -> float:

@@ -434,6 +434,100 @@ def test_resume_points_are_the_last_two_multiples_of_their_interval(tiny_config,
     assert int(optimizer.iterations) == 8
 
 
+@pytest.fixture
+def three_points(tiny_config, tmp_path):
+    """A model that was saved after steps 6, 9 and 12, in a folder that has the last two of them."""
+    model, optimizer = BertModel(tiny_config), create_optimizer(0.1, 20, 0)
+    optimizer.build(model.trainable_variables)
+    points = ResumePoints(model, optimizer, tmp_path, 3)
+    values = {}
+    for step in (6, 9, 12):
+        optimizer.iterations.assign(step)
+        for number, variable in enumerate([*model.weights, *optimizer.variables[1:]]):
+            variable.assign(tf.fill(variable.shape, step + number / 1000))
+        values[step] = model.get_weights()
+        points.save()
+    return model, optimizer, values, tmp_path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-90])
+
+
+def spoil_the_last_tensor(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+
+
+DATA_FILE, INDEX_FILE = f"ckpt-12{DATA}", f"ckpt-12{INDEX}"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (DATA_FILE, cut),
+        (DATA_FILE, spoil_the_last_tensor),
+        (DATA_FILE, pathlib.Path.unlink),
+        (INDEX_FILE, cut),
+        (INDEX_FILE, pathlib.Path.unlink),
+    ],
+)
+def test_a_damaged_point_does_not_count(name, damage, three_points, caplog):
+    model, optimizer, values, folder = three_points
+    damage(folder / name)
+    model.set_weights([value * 0 - 1 for value in values[12]])
+    with caplog.at_level("WARNING", "bert_tf"):
+        points = ResumePoints(model, optimizer, folder, 3)
+    assert f"{folder / 'ckpt-12'}: cannot read it, so it does not count: " in caplog.text
+    assert f"going back to {folder / 'ckpt-9'}\n" in caplog.text
+    assert all((value == -1).all() for value in model.get_weights())  # nothing is restored yet
+    assert points.restore_or_initialize() == str(folder / "ckpt-9")
+    for value, goal in zip(model.get_weights(), values[9], strict=True):
+        np.testing.assert_array_equal(value, goal)
+    assert int(optimizer.iterations) == 9
+    # From now on it is as if the run had come no further: without a word, and the last two stay.
+    caplog.clear()
+    points = ResumePoints(model, optimizer, folder, 3)
+    assert points.latest_checkpoint == str(folder / "ckpt-9") and not caplog.text
+    for step in (12, 15):
+        optimizer.iterations.assign(step)
+        points.save()
+    assert tf.train.latest_checkpoint(folder) == str(folder / "ckpt-15")
+    assert sorted(p.name for p in folder.glob("*.index")) == ["ckpt-12.index", "ckpt-15.index"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'model_checkpoint_path: "ckpt-1', b"\xff\0\0", b"a: 1\n"]
+)
+def test_a_damaged_list_of_points_is_made_again(content, three_points, caplog):
+    model, optimizer, _, folder = three_points
+    (folder / "checkpoint").write_bytes(content)
+    points = ResumePoints(model, optimizer, folder, 3)
+    assert f"going back to {folder / 'ckpt-12'}\n" in caplog.text
+    assert points.restore_or_initialize() == str(folder / "ckpt-12")
+    assert int(optimizer.iterations) == 12
+    assert points.checkpoints == [str(folder / "ckpt-9"), str(folder / "ckpt-12")]
+
+
+def test_without_any_point_that_can_be_read_nothing_is_restored(three_points):
+    model, optimizer, _, folder = three_points
+    before = model.get_weights()
+    for step in (9, 12):
+        spoil_the_last_tensor(folder / f"ckpt-{step}{DATA}")
+    files = names_and_bytes(folder)
+    assert len(files) == 5
+    with pytest.raises(InputError, match=r"ckpt-12: cannot go on from it: .*--overwrite"):
+        ResumePoints(model, optimizer, folder, 3)
+    assert names_and_bytes(folder) == files
+    (folder / "checkpoint").write_text("")
+    for path in folder.glob("ckpt-*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"checkpoint: cannot go on from it: it names no point"):
+        ResumePoints(model, optimizer, folder, 3)
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    assert list(names_and_bytes(folder)) == ["checkpoint"]
+
+
 FULL_DISK = """
 import resource, sys
 import keras

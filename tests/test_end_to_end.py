@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -369,6 +370,71 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
     ]
     assert logs[0] == logs[1]
     assert len(logs[0]) == 90
+
+
+def run_in_child(arguments):
+    sys.exit(main(arguments))
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
+    data_dir, model_flags, tmp_path
+):
+    """Twenty times, or until a minute is over: at random steps, and at random moments."""
+    fork = multiprocessing.get_context("forkserver")
+    # Imported once, so that a child takes no longer than what it is killed in takes.
+    fork.set_forkserver_preload(["tensorflow", "bert_tf.tasks.classification", "test_end_to_end"])
+
+    def start(folder):
+        command = command_line(data_dir, model_flags, folder, "--num_train_epochs=20")
+        child = fork.Process(target=run_in_child, args=(command[3:],))
+        child.start()
+        return child
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    child = start(whole)
+    child.join()
+    assert child.exitcode == 0
+    seconds = time.monotonic() - began
+    random = np.random.default_rng(8)
+    log = killed / "train_log.jsonl"
+
+    def num_lines():
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    num_kills = 0
+    deadline = time.monotonic() + 60
+    while num_kills < 20 and (num_kills < 3 or time.monotonic() < deadline):
+        child = start(killed)
+        began_child = time.monotonic()
+        if random.random() < 0.3:
+            child.join(random.uniform(0, seconds))
+        else:
+            goal = num_lines() + random.integers(1, 25)
+            while child.is_alive() and num_lines() < goal:
+                assert time.monotonic() < began_child + 10 * seconds + 60
+                time.sleep(0.001)
+            time.sleep(random.uniform(0, 0.05))
+        sent = random.choice([signal.SIGKILL, signal.SIGTERM])
+        if not child.is_alive():
+            assert child.exitcode == 0
+            break
+        os.kill(child.pid, sent)
+        child.join()
+        # A signal that comes before the training, or after it, is not held back.
+        assert child.exitcode in (0, -sent, 128 + sent)
+        num_kills += 1
+    assert num_kills >= 3
+    if not (killed / "eval_results.json").exists():
+        child = start(killed)
+        child.join()
+        assert child.exitcode == 0
+    one, other = weights(whole), weights(killed)
+    assert set(one) == set(other)
+    for name in one:
+        assert np.array_equal(one[name], other[name]), name
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == list(range(1, 301))
 
 
 def test_the_stored_configuration_repeats_a_run(trained, tmp_path):

@@ -598,6 +598,27 @@ def test_a_damaged_resume_point_is_named(tiny_config, tmp_path):
         train_tiny(tiny_config, tmp_path)
 
 
+def test_a_run_goes_back_to_the_point_before_a_damaged_one_bit_for_bit(
+    tiny_config, tmp_path, caplog
+):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    expected, initial = train_tiny(tiny_config, whole)
+    with pytest.raises(tf.errors.OutOfRangeError):
+        train_tiny(tiny_config, cut, initial, available=7, save_checkpoints_steps=2)
+    (data,) = (cut / "resume").glob("ckpt-6.data-*")
+    data.write_bytes(data.read_bytes()[:5000])
+    with caplog.at_level("INFO", "bert_tf"):
+        final, _ = train_tiny(tiny_config, cut)
+    assert "ckpt-6: cannot read it" in caplog.text
+    assert "resuming at step 4 of 8" in caplog.text
+    for value, goal in zip(final, expected, strict=True):
+        np.testing.assert_array_equal(value, goal)
+    assert without_rates(cut) == without_rates(whole)
+    assert tf.train.latest_checkpoint(cut / "resume").endswith("ckpt-8")
+
+
 def test_a_run_can_start_from_another_runs_step(tiny_config, tmp_path, caplog):
     folders = [tmp_path / name for name in ("whole", "first", "second")]
     for folder in folders:

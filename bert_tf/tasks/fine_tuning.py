@@ -239,6 +239,7 @@ class _TrainingRun:
                 settings.seed,
                 micro_batch_size=micro_batch_size,
                 loss_scale=loss_scale_of(settings),
+                recompute=settings.recompute,
             ),
             LOGGED,
             lambda step: lesson.batches(plan[step:]),

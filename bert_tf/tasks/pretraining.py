@@ -179,6 +179,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                     metrics=objective.metrics,
                     micro_batch_size=batches.micro_batch_size,
                     loss_scale=loss_scale_of(settings),
+                    recompute=settings.recompute,
                 ),
                 objective.logged,
                 batches.training,

@@ -19,8 +19,9 @@ from bert_tf.losses import (
     of_examples,
     single_label_loss,
 )
+from bert_tf.out_of_memory import out_of_memory_explained
 from bert_tf.replicas import OnReplicas
-from bert_tf.training import MODEL_INPUTS, progress_interval
+from bert_tf.training import MODEL_INPUTS, SMALLER_EVALUATION, progress_interval
 
 
 class Objective:
@@ -130,7 +131,12 @@ class PretrainingEvaluator:
             mininterval=progress_interval(),
             disable=description is None,
         ):
-            parts = self._forward(batch, dataset.element_spec)
+            with out_of_memory_explained(
+                lambda: "evaluating",
+                lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
+                SMALLER_EVALUATION,
+            ):
+                parts = self._forward(batch, dataset.element_spec)
             terms, metrics = (_summed([part[i] for part in parts]) for i in range(2))
             losses.append(
                 sum(float(term.total / (term.weight + term.epsilon)) for term in terms.values())
