@@ -28,7 +28,8 @@ COMPILER_PYTHON = REPOSITORY / ".venv-tpu" / "bin" / "python"
 COMPILATION = pathlib.Path(__file__).with_name("compilation.py")
 BASE = BertConfig(vocab_size=30522, type_vocab_size=2)
 
-# The compiler's library asks for a TPU's host, and takes the machine for itself, unless told not to.
+# Unless told not to, the compiler's library looks for a TPU, keeps other processes from loading it,
+# and writes logs beside the machine's temporary files.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",

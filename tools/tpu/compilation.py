@@ -1,7 +1,8 @@
 """Takes HLO, returns what it needs on a TPU. Runs in .venv-tpu, which has the TPU's compiler.
 
-``compilation.py MODULE TOPOLOGY RESULT``: MODULE is a file of ``lowering.lower``'s, TOPOLOGY a kind
-of TPU such as ``v5e:2x2``, RESULT the JSON file to write: the figures, or ``refused`` with a reason.
+``compilation.py MODULE TOPOLOGY RESULT``: MODULE is a file with what ``lowering.lower`` returns,
+TOPOLOGY a kind of TPU such as ``v5e:2x2``, RESULT the JSON file to write: the figures, or
+``refused`` with a reason.
 
 The names with an underscore are not public, and stand only for the versions in requirements.txt.
 """

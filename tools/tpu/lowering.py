@@ -12,8 +12,9 @@ from refusal import RefusedError
 from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
+from bert_tf.errors import listed
+
 _FLOAT64 = (xla_data_pb2.F64, xla_data_pb2.C128)
-_LONGEST_REASON = 600  # of what TensorFlow says
 
 
 def lower(step: Callable[[dict[str, Any]], Any], batch: Mapping[str, tf.TensorSpec]) -> bytes:
@@ -29,18 +30,22 @@ def lower(step: Callable[[dict[str, Any]], Any], batch: Mapping[str, tf.TensorSp
     Raises:
         RefusedError: if a shape is not known, XLA lacks an operation, or ``check`` refuses it.
     """
-    unknown = [f"{name} {spec.shape}" for name, spec in batch.items() if None in spec.shape]
+    unknown = [
+        f"{name} {spec.shape}" for name, spec in batch.items() if not spec.shape.is_fully_defined()
+    ]
     if unknown:
         raise RefusedError(
-            f"a TPU needs shapes that are known, but these of the batch are not: "
-            f"{', '.join(unknown)}"
+            f"a TPU needs shapes that are known, but these of the batch are not: {listed(unknown)}"
         )
     function = tf.function(lambda **batch: step(batch), jit_compile=True, autograph=False)
     lowered = function.experimental_get_compiler_ir(**batch)
     try:
         module = lowered(stage="hlo_serialized", platform_name="CPU")
-    except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())[:_LONGEST_REASON]
+    except ValueError as error:
+        # The reason, then a stack whose last file is where the operation is made.
+        lines = str(error).splitlines()
+        places = [line.strip() for line in lines if line.strip().startswith("File ")]
+        reason = "\n".join([lines[0], *places[-1:]])
         raise RefusedError(f"XLA cannot take the step: {reason}") from error
     check(module)
     return module
@@ -50,7 +55,7 @@ def check(module: bytes) -> None:
     """Looks at the dtypes and shapes of a module.
 
     A TPU has no float64: the compiler emulates it, slowly. A shape that depends on values is
-    padded to the largest it can have, or stops the step when it runs.
+    compiled as the largest that it can have, which not every operation can do.
 
     Args:
         module: a serialized HloModuleProto.
@@ -71,19 +76,14 @@ def check(module: bytes) -> None:
             lambda shape: any(shape.is_dynamic_dimension),
         ),
     ):
-        # In the order in which they were traced, each once: the first is where to look.
-        names = dict.fromkeys(
+        names = dict.fromkeys(  # each once
             f"{instruction.metadata.op_type} {instruction.metadata.op_name}".strip()
             or instruction.name
             for instruction in instructions
             if any(map(is_found, _arrays(instruction.shape)))
         )
         if names:
-            most = 4
-            more = f" and {len(names) - most} more" if len(names) > most else ""
-            raise RefusedError(
-                f"the step has {found}; it is in {', '.join([*names][:most])}{more}"
-            )
+            raise RefusedError(f"the step has {found}; it is in {listed(names)}")
 
 
 def _arrays(shape: xla_data_pb2.ShapeProto) -> Iterator[xla_data_pb2.ShapeProto]:
