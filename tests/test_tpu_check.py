@@ -91,6 +91,9 @@ def test_a_whole_step_is_lowered(one_layer, task, precision, optimizer, unreache
     # Forward, and backward to inputs and weights: 6 kernels and both products of attention.
     assert sum(is_bfloat16) >= 3 * 8 if precision == "bfloat16" else not any(is_bfloat16)
     assert len(products) >= 3 * 8
+    lowering.free(step)
+    assert not any(tf.size(weight.value.read_value()) for weight in step.model.weights)
+    assert not any(tf.size(slot.value.read_value()) for slot in step.optimizer.adam_v)
 
 
 def to_text(x):

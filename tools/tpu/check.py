@@ -6,7 +6,6 @@ and 3 minutes of one core per task.
 """
 
 import argparse
-import gc
 import json
 import os
 import pathlib
@@ -134,7 +133,7 @@ def _checked(task: str, config: BertConfig, options: argparse.Namespace) -> dict
 
 
 def _lowered(task: str, config: BertConfig, options: argparse.Namespace) -> bytes:
-    from lowering import lower
+    from lowering import free, lower
     from training_steps import Sizes, training_step
 
     step, batch = training_step(
@@ -147,9 +146,7 @@ def _lowered(task: str, config: BertConfig, options: argparse.Namespace) -> byte
     try:
         return lower(step, batch)
     finally:
-        # The compiler needs the memory, and a model refers to itself.
-        del step
-        gc.collect()
+        free(step)  # the compiler needs the memory
 
 
 def compiled(module: bytes, topology: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from bert_tf.errors import listed
+from bert_tf.training import TrainStep
 
 _FLOAT64 = (xla_data_pb2.F64, xla_data_pb2.C128)
 
@@ -49,6 +50,18 @@ def lower(step: Callable[[dict[str, Any]], Any], batch: Mapping[str, tf.TensorSp
         raise RefusedError(f"XLA cannot take the step: {reason}") from error
     check(module)
     return module
+
+
+def free(step: TrainStep) -> None:
+    """Gives back the memory of a step that was lowered, which is then of no use.
+
+    TensorFlow keeps what it has traced, and with it the variables, for as long as it runs.
+    """
+    for variable in [*step.model.variables, *step.optimizer.variables]:
+        # The operation, unlike the variable's own method, takes a value of another shape.
+        tf.raw_ops.AssignVariableOp(
+            resource=variable.value.handle, value=tf.zeros([0], variable.value.dtype)
+        )
 
 
 def check(module: bytes) -> None:
