@@ -2,7 +2,7 @@
 
 It shows that a step compiles for the chip, and what memory it takes there. Nothing is run: it says
 nothing of speed, of the input pipeline, or of how a job on TPUs starts. BERT BASE takes about 5 GB
-and 3 minutes of one core per task.
+and 5 minutes of one core per task.
 """
 
 import argparse
