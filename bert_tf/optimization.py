@@ -3,6 +3,7 @@
 Sources: optimization.py of google-research/bert; for LAMB, You et al. 2020, arXiv 1904.00962.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -281,10 +282,8 @@ class Lamb(AdamWeightDecay):
         v = self.beta_2 * slot_v + (1.0 - self.beta_2) * tf.square(gradient)
         slot_m.assign(m)
         slot_v.assign(v)
-        # In float64: the first steps' 1 - b^t are differences of nearly equal numbers.
-        t = tf.cast(self.iterations.value + 1, tf.float64)
-        m_hat = m / tf.cast(1.0 - self.beta_1**t, m.dtype)
-        v_hat = v / tf.cast(1.0 - self.beta_2**t, v.dtype)
+        t = tf.cast(self.iterations.value + 1, m.dtype)
+        m_hat, v_hat = m / _complement(self.beta_1, t), v / _complement(self.beta_2, t)
         update = m_hat / (tf.sqrt(v_hat) + self.epsilon)
         learning_rate = tf.cast(learning_rate, variable.dtype)
         if self._decayed[index]:
@@ -299,6 +298,15 @@ class Lamb(AdamWeightDecay):
         config = super().get_config()
         del config["bias_correction"]
         return config
+
+
+def _complement(beta: float, t: tf.Tensor) -> tf.Tensor:
+    """``1 - beta^t``, of the dtype of t.
+
+    The first steps' are differences of nearly equal numbers, of which float32 leaves few digits; as
+    ``-expm1(t log(beta))`` there is no difference, and no need of float64, which a TPU has not.
+    """
+    return -tf.math.expm1(t * (math.log(beta) if beta else -math.inf))
 
 
 def create_optimizer(

@@ -42,3 +42,20 @@ prepare_environment() {
   PIP_CONSTRAINT=constraints.txt "$python" -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
   printf '%s\n%s\n' "$wanted" "$extras" > "$stamp"
 }
+
+# Makes sure that .venv-tpu holds the TPU's compiler, at the versions of tools/tpu/requirements.txt.
+prepare_tpu_compiler() {
+  local base wanted stamp=.venv-tpu/installed
+  wanted="$(cksum < tools/tpu/requirements.txt) $repository"
+  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+  base=$(find_python)
+  cat >&2 <<END
+Setting up .venv-tpu with $("$base" --version): 1.2 GB, once, for the TPU's compiler. It is libtpu, which
+Google provides under the Google Cloud Platform Terms of Service (https://cloud.google.com/terms);
+nothing else in this project needs it. Ctrl-C now if you do not accept them.
+END
+  rm -rf .venv-tpu
+  "$base" -m venv .venv-tpu
+  .venv-tpu/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -r tools/tpu/requirements.txt
+  echo "$wanted" > "$stamp"
+}
