@@ -8,7 +8,6 @@ import json
 import pathlib
 import sys
 
-import keras
 import pytest
 import tensorflow as tf
 from tensorflow.compiler.xla import xla_data_pb2
@@ -67,14 +66,15 @@ def one_layer(tmp_path):
         ("classifier", "bfloat16", "adamw", 0),
         ("tagger", "float32", "adamw", 2),  # the pooler's
         ("question_answering", "bfloat16", "adamw", 2),
+        ("packed_classifier", "bfloat16", "adamw", 0),
+        ("packed_tagger", "bfloat16", "adamw", 2),
         ("pretraining", "bfloat16", "lamb", 0),
     ],
 )
 def test_a_whole_step_is_lowered(one_layer, task, precision, optimizer, unreached):
     config = BertConfig.from_json_file(one_layer)
-    sizes = training_steps.Sizes(batch_size=3, max_seq_length=11)
-    step, batch = training_steps.training_step(task, config, sizes, precision, optimizer)
-    assert keras.config.dtype_policy().name == "float32"
+    sizes = training_steps.Sizes(batch_size=3, max_seq_length=11, precision=precision)
+    step, batch = training_steps.training_step(task, config, sizes, optimizer)
     assert batch["input_ids"] == tf.TensorSpec([3, 11], tf.int32, "input_ids")
     module = hlo_pb2.HloModuleProto.FromString(lowering.lower(step, batch))
     # Updated in place: weights, both slots of each, and the number of updates.
@@ -182,7 +182,7 @@ def test_the_report(tmp_path, monkeypatch, capsys):
     assert "tpu_check: tagger: refused: too large" in output.err
     assert "BASE, bfloat16, adamw, batch 7 x 128, on one chip of v6e:1x1" in output.out
     assert "| classifier | 3 | 2 | 1 | 5 | 1,029 | 7.12 | 13 s |" in output.out
-    assert "tagger" not in output.out
+    assert "| tagger" not in output.out
     written = json.loads(result.read_text())
     assert written["tasks"]["pretraining"] == FIGURES
     assert written["tasks"]["tagger"] == {"refused": "too large"}

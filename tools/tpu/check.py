@@ -139,8 +139,7 @@ def _lowered(task: str, config: BertConfig, options: argparse.Namespace) -> byte
     step, batch = training_step(
         task,
         config,
-        Sizes(options.batch_size, options.max_seq_length),
-        options.precision,
+        Sizes(options.batch_size, options.max_seq_length, options.precision),
         options.optimizer,
     )
     try:

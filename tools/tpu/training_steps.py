@@ -6,11 +6,11 @@ The models and losses are those that the commands train, the batches those of th
 Axes: B = batch_size, S = max_seq_length, P = max_predictions_per_seq.
 """
 
-import contextlib
 import dataclasses
+import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import BertConfig, Classification, QuestionAnswering, Tagging
+from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertPretrainer
 from bert_tf.losses import Loss
 from bert_tf.optimization import create_optimizer
@@ -29,19 +30,28 @@ from bert_tf.tfrecord import pretraining_schema
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.training import Metrics, TrainStep
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 # Of CoNLL-2003.
 TAGS = ("O", *(f"{side}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for side in "BI"))
 
 Batch = dict[str, tf.TensorSpec]
 
+_PLAN = np.zeros((1, 1), np.int64)  # one batch of one example
+_SHARED_PLAN = np.zeros((1, 1, 3), np.int64)  # one batch of one row, which three share
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is fixed when a step is compiled."""
+    """What is fixed when a step is compiled.
+
+    Attributes:
+        batch_size: B, or rows where examples share them.
+        max_seq_length: S.
+        precision: ``float32`` or ``bfloat16`` (for computing; weights are float32).
+    """
 
     batch_size: int
     max_seq_length: int
+    precision: str
 
     @property
     def max_predictions_per_seq(self) -> int:
@@ -57,6 +67,7 @@ class Sizes:
             "output_dir": "unused",
             "fixed_length": True,
             "max_seq_length": self.max_seq_length,
+            "precision": self.precision,
         }
 
 
@@ -76,19 +87,19 @@ class Case(NamedTuple):
     metrics: Metrics | None = None
 
 
-def _classifier(config: BertConfig, sizes: Sizes) -> Case:
+def _classifier(config: BertConfig, sizes: Sizes, plan: np.ndarray = _PLAN) -> Case:
     learner = TextClassifier(
         Classification(**sizes.settings), config, _tokenizer(), ("no", "yes"), "single_label"
     )
     features = learner.features(["a"], None, np.zeros(1, np.int32))
-    return Case(learner.model, learner.loss, learner.batches(features, _PLAN).element_spec)
+    return Case(learner.model, learner.loss, learner.batches(features, plan).element_spec)
 
 
-def _tagger(config: BertConfig, sizes: Sizes) -> Case:
+def _tagger(config: BertConfig, sizes: Sizes, plan: np.ndarray = _PLAN) -> Case:
     learner = WordTagger(Tagging(crf=True, **sizes.settings), config, _tokenizer(), TAGS)
     windows = learner.windows([["a"]], np.zeros(1, np.int64))
     features = learner.features(windows, np.zeros(1, np.int32))
-    return Case(learner.model, learner.loss, learner.batches(features, _PLAN).element_spec)
+    return Case(learner.model, learner.loss, learner.batches(features, plan).element_spec)
 
 
 def _question_answering(config: BertConfig, sizes: Sizes) -> Case:
@@ -109,22 +120,23 @@ def _pretraining(config: BertConfig, sizes: Sizes) -> Case:
         )
         for feature in schema.features
     }
-    return Case(BertPretrainer(config), objective.loss, batch, objective.metrics)
+    model = BertPretrainer(config, dtype=DTYPE_POLICIES[sizes.precision])
+    return Case(model, objective.loss, batch, objective.metrics)
 
 
 # A task's name -> what is trained.
 TASKS: dict[str, Callable[[BertConfig, Sizes], Case]] = {
     "classifier": _classifier,
     "tagger": _tagger,
+    "packed_classifier": functools.partial(_classifier, plan=_SHARED_PLAN),
+    "packed_tagger": functools.partial(_tagger, plan=_SHARED_PLAN),
     "question_answering": _question_answering,
     "pretraining": _pretraining,
 }
 
-_PLAN = np.zeros((1, 1), np.int64)  # one batch of one example
-
 
 def training_step(
-    task: str, config: BertConfig, sizes: Sizes, precision: str, optimizer: str
+    task: str, config: BertConfig, sizes: Sizes, optimizer: str
 ) -> tuple[TrainStep, Batch]:
     """A task's update, as its command makes it.
 
@@ -132,7 +144,6 @@ def training_step(
         task: one of TASKS.
         config: the model's.
         sizes: of a batch.
-        precision: ``float32`` or ``bfloat16`` (for computing; weights are float32).
         optimizer: as for ``create_optimizer``.
 
     Returns:
@@ -141,10 +152,7 @@ def training_step(
     Raises:
         InputError: for sizes that the model cannot take.
     """
-    with _dtype_policy(POLICIES[precision]):
-        case = TASKS[task](config, sizes)
-    found = case.model.dtype_policy.name
-    assert found == POLICIES[precision], f"{task}: the model has the dtype policy {found}"
+    case = TASKS[task](config, sizes)
     batch = {
         name: tf.TensorSpec([sizes.batch_size, *spec.shape[1:]], spec.dtype, name)
         for name, spec in case.batch.items()
@@ -152,17 +160,6 @@ def training_step(
     # The constants of the schedule are no part of a step's shape.
     update = create_optimizer(1e-4, 100_000, 10_000, optimizer=optimizer)
     return TrainStep(case.model, update, case.loss, seed=12345, metrics=case.metrics), batch
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    """The policy of all layers that are made meanwhile."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _tokenizer() -> FullTokenizer:
