@@ -70,7 +70,8 @@ def table(compiled: dict[str, dict[str, float]], options: argparse.Namespace) ->
     """The figures of each task as Markdown."""
     model = options.config or "BASE"
     lines = [
-        f"A training step of {model}, {options.precision}, {options.optimizer}, batch "
+        f"A training step of {model}, {options.precision}, {options.optimizer}"
+        f"{', --recompute' * options.recompute}, batch "
         f"{options.batch_size} x {options.max_seq_length}, on one chip of {options.topology}:",
         "",
         "| task | " + " | ".join(_COLUMNS) + " |",
@@ -94,6 +95,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_seq_length", type=_positive, default=128, help="(128)")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--optimizer", default="adamw", choices=("adamw", "lamb"))
+    parser.add_argument("--recompute", action="store_true", help="as in the training commands")
     parser.add_argument(
         "--topology",
         default="v5e:2x2",
@@ -141,6 +143,7 @@ def _lowered(task: str, config: BertConfig, options: argparse.Namespace) -> byte
         config,
         Sizes(options.batch_size, options.max_seq_length, options.precision),
         options.optimizer,
+        recompute=options.recompute,
     )
     try:
         return lower(step, batch)

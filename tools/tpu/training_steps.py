@@ -136,7 +136,7 @@ TASKS: dict[str, Callable[[BertConfig, Sizes], Case]] = {
 
 
 def training_step(
-    task: str, config: BertConfig, sizes: Sizes, optimizer: str
+    task: str, config: BertConfig, sizes: Sizes, optimizer: str, *, recompute: bool = False
 ) -> tuple[TrainStep, Batch]:
     """A task's update, as its command makes it.
 
@@ -145,6 +145,7 @@ def training_step(
         config: the model's.
         sizes: of a batch.
         optimizer: as for ``create_optimizer``.
+        recompute: as for TrainStep.
 
     Returns:
         The step, and what it takes, all of known shape.
@@ -159,7 +160,10 @@ def training_step(
     }
     # The constants of the schedule are no part of a step's shape.
     update = create_optimizer(1e-4, 100_000, 10_000, optimizer=optimizer)
-    return TrainStep(case.model, update, case.loss, seed=12345, metrics=case.metrics), batch
+    step = TrainStep(
+        case.model, update, case.loss, 12345, metrics=case.metrics, recompute=recompute
+    )
+    return step, batch
 
 
 def _tokenizer() -> FullTokenizer:
