@@ -588,6 +588,21 @@ class TestBadInput:
         assert not folder.exists()
 
 
+@pytest.mark.parametrize(("flags", "given"), [([], "False"), (["--recompute"], "True")])
+def test_recompute_reaches_the_training_step(
+    flags, given, data_dir, model_flags, tmp_path, monkeypatch
+):
+    def step(*arguments, recompute, **more):
+        raise RuntimeError(f"recompute is {recompute}")
+
+    monkeypatch.setattr("bert_tf.tasks.fine_tuning.TrainStep", step)
+    with pytest.raises(RuntimeError, match=f"recompute is {given}"):
+        run(
+            "run_classifier", "--do_train", *model_flags, f"--data_dir={data_dir}",
+            f"--output_dir={tmp_path / 'out'}", *flags,
+        )  # fmt: skip
+
+
 def test_a_full_disk_leaves_nothing_half_written(data_dir, model_flags, tmp_path):
     folder = tmp_path / "out"
     # Files of this process may grow to 300 kB: enough for the configuration, not for the weights.

@@ -546,18 +546,18 @@ def test_the_optimizer_is_the_one_asked_for(world, tmp_path):
     )
 
 
-def test_micro_batches_reach_the_training_step(world, tmp_path, monkeypatch):
+def test_what_saves_memory_reaches_the_training_step(world, tmp_path, monkeypatch):
     given = []
 
     class Step(pretraining.TrainStep):
         def __init__(self, *arguments, micro_batch_size, **more):
-            given.append(micro_batch_size)
+            given.append((micro_batch_size, more["recompute"]))
             super().__init__(*arguments, micro_batch_size=micro_batch_size, **more)
 
     monkeypatch.setattr(pretraining, "TrainStep", Step)
     flags = flags_of(world, num_train_steps=1, micro_batch_size=3, output_dir=tmp_path / "out")
-    run("--do_train", *flags)
-    assert given == [3]
+    run("--do_train", "--recompute", *flags)
+    assert given == [(3, True)]
 
 
 def test_a_run_without_a_vocabulary(world, tmp_path, caplog):

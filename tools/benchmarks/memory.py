@@ -1,9 +1,10 @@
 """Finds the largest micro-batch that fits in memory, by length, with and without --recompute.
 
-For each length, two small micro-batches are measured: the peak of the resident memory of a process
-of its own that takes two steps of a classifier, each of two micro-batches, in float32. The size
-that just fits is read off the line through the two, and measured once. Where that measurement is
-beyond the memory after all, the size is read off again, between the measurements on both sides.
+Measured is the peak of the resident memory of a process of its own that takes two steps of a
+classifier, each of two micro-batches, in float32. From a small micro-batch on, the size is doubled
+until a third of the room is used; the size that just fits is read off the line through the last
+two, and measured once. Where that measurement is beyond the memory after all, the size is read off
+again, between the measurements on both sides of it, and the table says that it is not measured.
 """
 
 import argparse
@@ -12,13 +13,13 @@ import math
 import pathlib
 import re
 import resource
+import signal
 import subprocess
-import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness import machine, measure_in_turns
 
-NUM_TOKENS = (1024, 2048)  # of the two micro-batches that are measured first
+NUM_TOKENS = 1024  # of the micro-batch that is measured first
 BASE = {"vocab_size": 30522, "type_vocab_size": 2}
 
 
@@ -85,41 +86,45 @@ def free_gib() -> float:
 
 def fitting(one: tuple[int, float], other: tuple[int, float], memory: float) -> int:
     """The largest size whose memory, on the line through two (size, memory), is at most that."""
+    if not math.isfinite(other[1]):
+        return one[0]
     slope = (other[1] - one[1]) / (other[0] - one[0])
-    if slope <= 0:
-        sys.exit(f"{other[0]} need no more memory than {one[0]}: give a larger configuration")
     return max(0, math.floor(one[0] + (memory - one[1]) / slope))
 
 
-def measure(cases: list[Case], arguments: tuple[str, ...]) -> dict[Case, float]:
-    """The peaks in GiB; infinite where the process ended before its steps did."""
-    found = {}
-    for case in cases:
-        try:
-            found[case] = measure_in_turns(__file__, [str(case)], 1, arguments)[str(case)][0]
-        except subprocess.CalledProcessError:
-            found[case] = math.inf
-    return found
+def measured(case: Case, arguments: tuple[str, ...]) -> float:
+    """The peak in GiB; infinite where the kernel ended the process, for want of memory."""
+    try:
+        return measure_in_turns(__file__, [str(case)], 1, arguments)[str(case)][0]
+    except subprocess.CalledProcessError as error:
+        if error.returncode != -signal.SIGKILL:
+            raise
+        return math.inf
 
 
-def largest(recompute: bool, length: int, memory: float, arguments: tuple[str, ...]) -> dict:
-    """The largest micro-batch of a length, and how it was found."""
-    sizes = [max(number + 1, tokens // length) for number, tokens in enumerate(NUM_TOKENS)]
-    peaks = measure([Case(recompute, length, size) for size in sizes], arguments)
-    points = [(case.micro_batch_size, peak) for case, peak in peaks.items()]
-    if not all(math.isfinite(peak) for _, peak in points):
-        return {"micro_batch_size": 0, "peak_gib": None, "measured": points}
-    size = fitting(*points, memory)
-    if size > 0:
-        ((_, peak),) = measure([Case(recompute, length, size)], arguments).items()
-        points.append((size, peak))
-        if math.isfinite(peak) and peak <= memory:
-            return {"micro_batch_size": size, "peak_gib": peak, "measured": points}
-        below = [point for point in points if point[1] <= memory]
-        size = size - 1
-        if below and math.isfinite(peak):
-            size = min(size, fitting(max(below), points[-1], memory))
-    return {"micro_batch_size": size, "peak_gib": None, "measured": points}
+def largest(
+    recompute: bool, length: int, memory: float, arguments: tuple[str, ...]
+) -> dict[str, Any]:
+    """The largest micro-batch of a length, its peak if it was measured, and all measurements."""
+    size = max(1, NUM_TOKENS // length)
+    points = [(size, measured(Case(recompute, length, size), arguments))]
+    room = memory - points[0][1]
+    if room <= 0:
+        return {"micro_batch_size": size - 1, "peak_gib": None, "measured": points}
+    # Small ones hide behind what building the model took.
+    while points[-1][1] < points[0][1] + room / 3:
+        size *= 2
+        points.append((size, measured(Case(recompute, length, size), arguments)))
+    size = fitting(points[-2], points[-1], memory)
+    if size in dict(points):
+        size = max(known for known, peak in points if peak <= memory)
+        return {"micro_batch_size": size, "peak_gib": dict(points)[size], "measured": points}
+    points.append((size, measured(Case(recompute, length, size), arguments)))
+    if points[-1][1] <= memory:
+        return {"micro_batch_size": size, "peak_gib": points[-1][1], "measured": points}
+    below = max((point for point in points if point[1] <= memory), default=(0, 0.0))
+    size = min(size - 1, fitting(below, points[-1], memory))
+    return {"micro_batch_size": size, "peak_gib": dict(points).get(size), "measured": points}
 
 
 def main() -> None:
