@@ -274,7 +274,7 @@ class Training(Devices, ModelUse):
     recompute: bool = setting(
         False,
         "Compute each layer's activations again in the backward pass instead of keeping them: far "
-        "less memory for about a third more time; the weights are the same but for rounding.",
+        "less memory for more time; the weights are the same but for rounding.",
         unimportant=True,
     )
     eval_batch_size: int = setting(32, "Examples in an evaluation batch.", unimportant=True)

@@ -308,8 +308,8 @@ class BertModel(keras.Model):
 
     Attributes:
         recompute: whether calls with ``training=True`` keep no more than each transformer layer's
-            input for the backward pass, and compute the rest again: far less memory, and about a
-            third more time. Weights, outputs and gradients are the same; false at first.
+            input for the backward pass, and compute the rest again: far less memory, and more
+            time. Weights, outputs and gradients are the same; false at first.
 
     Raises:
         InputError: in eager mode, for ids outside the tables or a sequence beyond the positions.
