@@ -187,7 +187,7 @@ def test_an_unknown_command_names_the_known_ones(capsys):
     [
         ({"do_train": False}, "at least one of --do_train"),
         ({"output_dir": None}, "--output_dir is missing"),
-        ({"use_tpu": True}, "--use_tpu"),
+        ({"use_tpu": True, "strategy": "one_device"}, "--strategy=one_device and a TPU"),
         ({"train_batch_size": 0}, "--train_batch_size must be at least 1"),
         ({"learning_rate": 0.0}, "--learning_rate"),
         ({"learning_rate": float("nan")}, "--learning_rate"),

@@ -785,7 +785,7 @@ class TestBadInput:
             ({"stop_at_step": 0}, "--stop_at_step must be at least 1"),
             ({"do_span_mask": True, "do_whole_word_mask": True}, "not both"),
             ({"masking": "dynamic", "masked_lm_prob": 0.5}, "at least that"),
-            ({"use_tpu": True}, "--use_tpu"),
+            ({"use_tpu": True, "strategy": "one_device"}, "--strategy=one_device and a TPU"),
         ],
     )
     def test_settings(self, fails, settings, message):
