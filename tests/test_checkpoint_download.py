@@ -60,10 +60,10 @@ def release(server, monkeypatch):
     return release
 
 
-def pack(files, folder=f"{NAME}/", more=()):
+def pack(files, folder=f"{NAME}/", more=(), method=zipfile.ZIP_STORED):
     """An archive of files in a folder, then of others under their own names."""
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(content, "w", method, compresslevel=1) as archive:
         if folder:
             archive.mkdir(folder)
         for name, text in files.items():
@@ -75,7 +75,7 @@ def pack(files, folder=f"{NAME}/", more=()):
 
 @pytest.fixture(scope="module")
 def archive(files):
-    return pack(files)
+    return pack(files, method=zipfile.ZIP_DEFLATED)
 
 
 def left_in(parent):
@@ -115,7 +115,7 @@ def test_the_command_and_what_uses_it(
         rf"{NAME} +{PARAMETERS:,} +2,048 uncased {server.url}", capsys.readouterr().out
     )
     assert main(["download", NAME]) == 0
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert out == f"{cache / NAME}: is there now, checked; use it with --checkpoint={NAME}\n"
     assert len(server.requests) == 1
     assert main(["download", "--list"]) == 0
@@ -154,7 +154,7 @@ def test_a_refusal_says_what_to_do_by_hand(tmp_path, release, server, archive, f
 
 def test_a_cut_is_gone_on_from(tmp_path, release, server, archive, files):
     server.content, server.cut_after = archive, 1_000_003
-    with pytest.raises(InputError, match="ended after 1,000,003 of .* goes on with what has come"):
+    with pytest.raises(InputError, match=r"ended after 1,000,003 of .* goes on with what has come"):
         checkpoint_download.obtain(release, tmp_path)
     assert left_in(tmp_path) == [f".{NAME}.download"]
     server.cut_after = None
@@ -196,7 +196,9 @@ def changed(files, name, old, new):
         (lambda files: pack(without(files, "vocab.txt")), f"it has no {NAME}/vocab.txt"),
         (lambda files: pack(without(files, DATA)), f"it has no {NAME}/{DATA}"),
         (
-            lambda files: pack(files | {"bert_model.ckpt.meta": bytes(40 << 20)}),
+            lambda files: pack(
+                files | {"bert_model.ckpt.meta": bytes(40 << 20)}, method=zipfile.ZIP_DEFLATED
+            ),
             "its files have .* bytes, but at most",
         ),
         (lambda files: b"<html>Please log in", "no zip file, or a damaged one"),
@@ -264,7 +266,7 @@ def test_sizes_and_checksums_where_they_are_known(tmp_path, release, server, arc
             checkpoint_download.obtain(dataclasses.replace(right, **wrong), tmp_path)
         assert left_in(tmp_path) == []
     (tmp_path / f"{NAME}.zip").write_bytes(archive)
-    with pytest.raises(InputError, match="bytes, but must have .*put the released one there"):
+    with pytest.raises(InputError, match=r"bytes, but must have .*put the released one there"):
         checkpoint_download.obtain(
             dataclasses.replace(right, archive_bytes=len(archive) - 1), tmp_path
         )
@@ -334,10 +336,10 @@ def test_two_at_once(tmp_path, release, server, archive, files):
 
 def test_no_damage_to_an_archive_is_a_defect(tmp_path, release, files):
     """Changed bytes, anywhere in it: refused as a user's mistake, or without effect."""
-    archive = pack({name: b"some text, some text" for name in files}, more=[("ü", "")])
+    archive = pack({name: b"some text, some text" for name in files}, method=zipfile.ZIP_DEFLATED)
     choose = random.Random(3)
     path, refused = tmp_path / "damaged.zip", 0
-    for _ in range(400):
+    for _ in range(200):
         damaged = bytearray(archive)
         for _ in range(choose.randint(1, 3)):
             damaged[choose.randrange(len(damaged))] ^= 1 << choose.randrange(8)
@@ -348,7 +350,7 @@ def test_no_damage_to_an_archive_is_a_defect(tmp_path, release, files):
             raise AssertionError(f"the disk is held to be full: {damaged!r}") from None
         except InputError:
             refused += 1
-    assert 200 < refused < 400
+    assert 100 < refused < 200
 
 
 def test_all_tensors_are_those_of_the_archive(tmp_path, release, server, archive, testdata):
