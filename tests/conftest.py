@@ -69,3 +69,11 @@ def original_tiny(testdata):
 
     folder = testdata / "original_tiny"
     return BertConfig.from_json_file(folder / "bert_config.json"), str(folder / "model.ckpt-300")
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    """Takes the environment's proxies away, for servers on this machine."""
+    for scheme in ("http", "https", "all", "no"):
+        for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
+            monkeypatch.delenv(name, raising=False)

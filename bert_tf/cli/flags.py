@@ -198,18 +198,22 @@ def find_checkpoint(name: str) -> pathlib.Path:
     Raises:
         InputError: naming the places looked at.
     """
-    cache = os.environ.get("BERT_TF_CACHE")
+    from bert_tf.released_checkpoints import download_cache, read_releases
+
     places = [
         pathlib.Path(name),
         pathlib.Path("checkpoints") / name,
-        (pathlib.Path(cache) if cache else pathlib.Path.home() / ".cache" / "bert_tf") / name,
+        download_cache() / name,
     ]
     for place in places:
         if (place / "bert_config.json").is_file():
             return place
+    remedy = "unpack the archive of a checkpoint into one of them"
+    if name in read_releases():
+        remedy = f"give the command bert-tf download {name} first"
     raise InputError(
         f"--checkpoint {name}: no bert_config.json in any of "
-        f"{', '.join(str(place) for place in places)}; unpack the released archive into one of them"
+        f"{', '.join(str(place) for place in places)}; {remedy}"
     )
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "extract_features": "Write what the encoder makes of texts: each piece's layers, or vectors.",
     "predict": "Label texts, choose, fill [MASK], compare: one JSON object per line.",
     "plot_training": "Draw the curves of training runs.",
+    "download": "Get a released checkpoint by its name.",
     "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",
     "quickstart": "Fine-tune a small pretrained model on the built-in sample, and try it.",
 }

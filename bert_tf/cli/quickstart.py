@@ -83,7 +83,8 @@ def run(arguments: Sequence[str]) -> None:
     say(
         f"done. The model is in {settings.output_dir}. Ask it more with\n"
         f'  bert-tf predict --model_dir={settings.output_dir} "How do I change my password?"\n'
-        "and with a real checkpoint, unpacked into checkpoints/, and your own files, run\n"
+        "and with a real checkpoint and your own files, run\n"
+        "  bert-tf download uncased_L-12_H-768_A-12\n"
         "  bert-tf run_classifier --checkpoint=uncased_L-12_H-768_A-12 --train_file=train.tsv "
         "\\\n      --dev_file=dev.tsv --do_train --do_eval --output_dir=runs/mine"
     )

@@ -1,0 +1,73 @@
+"""``bert-tf download``: a checkpoint that Google released, by its name."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from bert_tf.cli import flags
+from bert_tf.config import lower_case_of, setting
+from bert_tf.errors import InputError
+
+USAGE = """usage: bert-tf download NAME [--to=DIR]
+       bert-tf download --list
+
+Downloads a released checkpoint, checks and unpacks it, so that --checkpoint=NAME finds it. A
+download that was cut off goes on where it ended. Without a network, put the archive into the
+folder as NAME.zip; the same command goes on from that."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Download:
+    """The settings of ``bert-tf download``."""
+
+    to: str | None = setting(
+        None,
+        "The folder to make NAME in; by default the download cache, which is $BERT_TF_CACHE or "
+        "~/.cache/bert_tf.",
+    )
+    list_all: bool = setting(False, "Show the names, and which are there already.", flag="list")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command and prints where the checkpoint is."""
+    settings, names = flags.parse(Download, arguments, USAGE)
+    from bert_tf import released_checkpoints
+
+    parent = pathlib.Path(settings.to) if settings.to else released_checkpoints.download_cache()
+    if settings.list_all or not names:
+        print(_table(parent))
+        return
+    if len(names) > 1:
+        raise InputError(f"unexpected argument {names[1]!r}; give one NAME at a time")
+    release = released_checkpoints.find_release(names[0])
+    there = (parent / release.name).exists()
+    flags.prepare_tensorflow()
+    from bert_tf.checkpoint_download import obtain
+
+    folder = obtain(release, parent)
+    try:
+        found = flags.find_checkpoint(release.name).resolve() == folder.resolve()
+    except InputError:
+        found = False
+    print(
+        f"{folder}: {'was there already, whole' if there else 'is there now, checked'}; use it "
+        f"with --checkpoint={release.name if found else folder}"
+    )
+
+
+def _table(parent: pathlib.Path) -> str:
+    from bert_tf.released_checkpoints import read_releases
+
+    rows = [("name", "parameters", "vocabulary", "", "where")]
+    for name, release in read_releases().items():
+        there = (parent / name / "bert_config.json").is_file()
+        rows.append(
+            (
+                name,
+                f"{release.parameters:,}",
+                f"{release.vocab_size:,}",
+                "uncased" if lower_case_of(name) else "cased",
+                str(parent / name) if there else release.url,
+            )
+        )
+    return "\n".join(f"{row[0]:29} {row[1]:>11} {row[2]:>10} {row[3]:7} {row[4]}" for row in rows)
