@@ -40,8 +40,14 @@ LEARNING_RATE = 5e-5
 SEED = 12345
 
 
-def run_bert_tf(options: argparse.Namespace, output: pathlib.Path) -> float:
-    """Runs this project's command; returns its examples per second in training."""
+def run_bert_tf(options: argparse.Namespace, output: pathlib.Path, *more: str) -> float:
+    """Runs this project's command; returns its examples per second in training.
+
+    Args:
+        options: of the benchmark: ``checkpoint``, ``data_dir``, ``num_train_epochs``.
+        output: a folder for the run.
+        more: flags.
+    """
     checkpoint = pathlib.Path(options.checkpoint)
     flags = [
         "--task_name=MRPC",
@@ -57,6 +63,7 @@ def run_bert_tf(options: argparse.Namespace, output: pathlib.Path) -> float:
         f"--log_steps={STARTUP_STEPS}",
         f"--seed={SEED}",
         f"--output_dir={output}",
+        *more,
     ]
     command = [sys.executable, "-m", "bert_tf.cli.main", "run_classifier", *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
