@@ -227,7 +227,6 @@ def train_tiny(
     optimizer=None, **arguments,
 ):  # fmt: skip
     """Trains a small pretrainer; returns its weights, and its initial ones."""
-    keras.utils.set_random_seed(5)
     model = model or BertPretrainer(config)
     if weights is not None:
         model.set_weights(weights)
