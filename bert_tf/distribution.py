@@ -8,14 +8,15 @@ import contextlib
 import json
 import logging
 import os
-import threading
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from bert_tf.config import Devices
-from bert_tf.errors import InputError, LostWorkerError, end_at_once
+from bert_tf.errors import InputError, LostWorkerError
 from bert_tf.optimization import LossScale
 from bert_tf.replicas import agreed
 
@@ -136,24 +137,26 @@ def _multi_worker(settings: Devices) -> tf.distribute.Strategy:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, rpc_layer="grpc"
     )
-    with _time_limit(
-        settings.worker_timeout,
-        f"{where}: not all of them have come up within --worker_timeout={settings.worker_timeout} "
-        "seconds. Start the same command on each, with its own --worker_index or TF_CONFIG, and "
-        "see that they can reach each other",
-    ):
-        try:
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(
-                resolver,
-                tf.distribute.experimental.CommunicationOptions(implementation=implementation),
-            )
-            with strategy.scope():
-                agreed(index)
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            first = str(error).strip().splitlines()[0]
-            raise InputError(f"{where}: cannot work with the others: {first}") from error
+    own = cluster[kind][index]
+    missing = _wait_for(set(workers) - {own}, own, settings.worker_timeout)
+    if missing:
+        raise LostWorkerError(
+            f"{where}: {', '.join(missing)} did not come up within "
+            f"--worker_timeout={settings.worker_timeout} seconds. Start the same command on each, "
+            "with its own --worker_index or TF_CONFIG, and see that they can reach each other"
+        )
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            resolver,
+            tf.distribute.experimental.CommunicationOptions(implementation=implementation),
+        )
+        with strategy.scope():
+            agreed(index)
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{where}: cannot work with the others: {first}") from error
     logger.info("%s: all are there", where)
     return strategy
 
@@ -206,18 +209,43 @@ def _workers_of(cluster: dict[str, Any]) -> list[str]:
     return [host for kind in ("chief", "worker") for host in hosts.get(kind, [])]
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: int, message: str) -> Iterator[None]:
-    """Ends the process if what is done inside takes longer; nothing else can interrupt TensorFlow.
+def _wait_for(others: set[str], own: str, seconds: int) -> list[str]:
+    """Waits until the other workers can be reached, which TensorFlow would do for ever.
+
+    Each listens at its own address meanwhile, where TensorFlow listens later. It is enough to have
+    reached a worker once.
 
     Args:
-        seconds: the limit.
-        message: what is said then; the exit status is that of a user's error.
+        others: HOST:PORT of each.
+        own: this worker's.
+        seconds: the longest wait.
+
+    Returns:
+        Those that could not be reached.
     """
-    timer = threading.Timer(seconds, end_at_once, [LostWorkerError(message)])
-    timer.daemon = True
-    timer.start()
+    limit = time.monotonic() + seconds
+    missing = set(others)
     try:
-        yield
-    finally:
-        timer.cancel()
+        listener = socket.create_server(("", _port(own)), backlog=len(others) + 1)
+    except OSError as error:
+        raise InputError(
+            f"{own}: this worker cannot listen there: {error.strerror}. Does another one have the "
+            "same --worker_index, or another program the port?"
+        ) from error
+    with listener:
+        while missing and time.monotonic() < limit:
+            for address in sorted(missing):
+                with contextlib.suppress(OSError):
+                    host = address.rpartition(":")[0]
+                    socket.create_connection((host, _port(address)), timeout=1).close()
+                    missing.discard(address)
+            if missing:
+                time.sleep(0.2)
+    return sorted(missing)
+
+
+def _port(address: str) -> int:
+    port = address.rpartition(":")[2]
+    if not port.isdecimal():
+        raise InputError(f"{address!r}: a worker's address must be HOST:PORT")
+    return int(port)
