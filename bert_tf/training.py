@@ -54,7 +54,7 @@ SCALE_VALUES = ("loss_scale", "skipped_steps", "skipped_in_a_row")
 # From 2^15, sixteen steps in a row take the scale down to 1.
 _MOST_SKIPPED_IN_A_ROW = 50
 # What is said where an evaluation, of whichever command, runs out of memory.
-SMALLER_EVALUATION = (
+_SMALLER_EVALUATION = (
     "Give a smaller --max_seq_length, or fewer examples in a batch: --eval_batch_size to evaluate, "
     "--predict_batch_size to predict a test set, --batch_size in other commands"
 )
@@ -681,24 +681,45 @@ class Evaluator:
         Yields:
             ``example_ids`` int64 [B], their outputs, float32 [B, …], and the loss's parts.
         """
-        for batch in tqdm.tqdm(
-            dataset,
-            total=num_batches,
-            desc=description,
-            unit="batch",
-            mininterval=progress_interval(),
-            disable=description is None,
-        ):
-            with out_of_memory_explained(
-                lambda: "evaluating",
-                lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
-                SMALLER_EVALUATION,
-            ):
-                parts = self._forward(batch, dataset.element_spec)
-                values = [(outputs.numpy(), terms) for outputs, terms in parts]
-            example_ids = np.split(batch["example_ids"].numpy(), len(values))
-            for ids, (outputs, terms) in zip(example_ids, values, strict=True):
+        for batch, parts in evaluated_batches(self._forward, dataset, num_batches, description):
+            example_ids = np.split(batch["example_ids"].numpy(), len(parts))
+            for ids, (outputs, terms) in zip(example_ids, parts, strict=True):
                 yield ids, outputs, terms
+
+
+def evaluated_batches(
+    forward: OnReplicas, dataset: tf.data.Dataset, num_batches: int, description: str | None
+) -> Iterator[tuple[Batch, list[Any]]]:
+    """Runs a function on the batches of a data set, with a line of progress.
+
+    Args:
+        forward: the function.
+        dataset: batches with ``input_ids``.
+        num_batches: how many.
+        description: what the progress line calls it; None for no such line.
+
+    Yields:
+        Each batch, and what the function gives for its parts, as NumPy's.
+
+    Raises:
+        InputError: if memory runs out.
+    """
+    for batch in tqdm.tqdm(
+        dataset,
+        total=num_batches,
+        desc=description,
+        unit="batch",
+        mininterval=progress_interval(),
+        disable=description is None,
+    ):
+        with out_of_memory_explained(
+            lambda: "evaluating",
+            lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
+            _SMALLER_EVALUATION,
+        ):
+            parts = forward(batch, dataset.element_spec)
+            values = tf.nest.map_structure(lambda value: value.numpy(), parts)
+        yield batch, values
 
 
 def progress_interval() -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tqdm
 
 from bert_tf.losses import (
     Batch,
@@ -19,9 +18,8 @@ from bert_tf.losses import (
     of_examples,
     single_label_loss,
 )
-from bert_tf.out_of_memory import out_of_memory_explained
 from bert_tf.replicas import OnReplicas
-from bert_tf.training import MODEL_INPUTS, SMALLER_EVALUATION, progress_interval
+from bert_tf.training import MODEL_INPUTS, evaluated_batches
 
 
 class Objective:
@@ -123,20 +121,7 @@ class PretrainingEvaluator:
         totals: dict[str, float] = {}
         weights: dict[str, float] = {}
         losses = []
-        for batch in tqdm.tqdm(
-            dataset,
-            total=num_batches,
-            desc=description,
-            unit="batch",
-            mininterval=progress_interval(),
-            disable=description is None,
-        ):
-            with out_of_memory_explained(
-                lambda: "evaluating",
-                lambda: batch["input_ids"].shape,  # noqa: B023 - called in this turn
-                SMALLER_EVALUATION,
-            ):
-                parts = self._forward(batch, dataset.element_spec)
+        for _, parts in evaluated_batches(self._forward, dataset, num_batches, description):
             terms, metrics = (_summed([part[i] for part in parts]) for i in range(2))
             losses.append(
                 sum(float(term.total / (term.weight + term.epsilon)) for term in terms.values())
