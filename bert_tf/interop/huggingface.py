@@ -3,14 +3,11 @@
 A folder is converted only if the result computes what the source computes, from text to logits.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import re
 import shutil
-import uuid
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,6 +16,7 @@ from bert_tf.config import BertConfig, lower_case_of
 from bert_tf.errors import InputError, listed
 from bert_tf.interop.huggingface_folder import ModelConfig, Tensors, Tokenizer, read_tokenizer
 from bert_tf.interop.huggingface_names import HEADS, PARTS, TIED, Weight, expand
+from bert_tf.output_file import whole_folder
 from bert_tf.run_folder import BERT_CONFIG, CHECKPOINT, LABELS, VOCAB, write_text
 from bert_tf.tokenization import Vocabulary
 
@@ -130,7 +128,7 @@ def convert_huggingface(source: Path, target: Path, *, hidden_act: str | None = 
         unused_tensors=tensors.names_other_than([*(w.theirs for w in weights), *TIED]),
         unused_keys=model.unused_keys,
     )
-    with _whole_folder(target) as folder:
+    with whole_folder(target) as folder:
         write_text(folder / BERT_CONFIG, result.config.to_json_string())
         _write_vocabulary(folder / VOCAB, tokenizer)
         if result.labels:
@@ -228,18 +226,3 @@ def _require_new(target: pathlib.Path) -> None:
         raise InputError(f"{target}: cannot write there: {error.strerror}") from error
     if not new:
         raise InputError(f"{target}: exists and is not an empty folder; give a new one")
-
-
-@contextlib.contextmanager
-def _whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write to, which becomes ``target`` if nothing fails and vanishes otherwise."""
-    final = target.resolve()
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(final)
-    except OSError as error:
-        raise InputError(f"{target}: cannot write it: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
