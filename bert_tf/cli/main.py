@@ -19,7 +19,7 @@ COMMANDS = {
     "predict": "Label texts, choose, fill [MASK], compare: one JSON object per line.",
     "plot_training": "Draw the curves of training runs.",
     "download": "Get a released checkpoint by its name.",
-    "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",
+    "convert_checkpoint": "Turn weights of the original or another library into another format.",
     "quickstart": "Fine-tune a small pretrained model on the built-in sample, and try it.",
 }
 
