@@ -76,12 +76,12 @@ class Conversion:
                 f"  hidden_act is {self.config.hidden_act}, as asked for; the source has {given}, "
                 "so the outputs differ a little from the source's"
             )
-        if self.to_format in _WITHOUT_CASING:
+        if self.to_format in _WITHOUT_CASING and lower_case_of(self.target.resolve().name) is None:
             if lower_case is None:
                 lines.append(
                     "  the source does not say whether to lower-case: give --do_lower_case"
                 )
-            elif lower_case_of(self.target.resolve().name) is None:
+            else:
                 lines.append(f"  use it with --do_lower_case={str(lower_case).lower()}")
         return "\n".join([*lines, *(f"  {remark}" for remark in self.remarks)])
 

@@ -1,6 +1,7 @@
 """Takes a model in the original's terms, returns a Hugging Face folder; next: conversion."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import safetensors.numpy
@@ -67,7 +68,9 @@ def write_huggingface(model: OriginalModel, folder: pathlib.Path) -> list[str]:
         for name, value in model.tensors.items()
     }
     # transformers refuses a file that does not say for which library it is.
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", weights)  # it is written for its owner's eyes alone
     return remarks
 
 

@@ -6,8 +6,10 @@ model around it, if any. keras-hub itself reads and writes its weights here.
 
 import os
 import pathlib
+import re
 from typing import Any
 
+import h5py
 import numpy as np
 
 from bert_tf.config import BertConfig
@@ -92,6 +94,11 @@ def read_keras_hub(source: pathlib.Path) -> OriginalModel:
     task_path = source / "task.json"
     task = _object(task_path, None) if task_path.is_file() else {}
     name = str(task.get("class_name", "BertBackbone"))
+    if name in _TASKS and _sizes(task["config"].get("backbone")) != _sizes(backbone):
+        raise InputError(
+            f"{task_path}: its backbone is of other sizes than that of config.json; take the two "
+            "files from one preset"
+        )
     remarks = []
     if name == "BertTextClassifier" and task["config"].get("activation") not in (None, "linear"):
         activation = task["config"]["activation"]
@@ -262,6 +269,11 @@ def _read_config(path: pathlib.Path, backbone: Json) -> BertConfig:
     )
 
 
+def _sizes(backbone: Any) -> list[Any]:
+    values = backbone.get("config") if isinstance(backbone, dict) else None
+    return [values.get(key) if isinstance(values, dict) else None for key in _CONFIG]
+
+
 def _read_tokenizer(source: pathlib.Path) -> tuple[Tokenizer, list[str]]:
     """The word pieces, and remarks on how text is split otherwise than by the original."""
     path = source / "tokenizer.json"
@@ -303,16 +315,35 @@ def _load(source: pathlib.Path, name: str) -> Any:
     models = _import().models
     try:
         if name in _TASKS:
-            return getattr(models, name).from_preset(
+            model = getattr(models, name).from_preset(
                 os.fspath(source), preprocessor=None, dtype="float32"
             )
-        return models.BertBackbone.from_preset(os.fspath(source), dtype="float32")
+        else:
+            model = models.BertBackbone.from_preset(os.fspath(source), dtype="float32")
+        found = sum(_count_weights(path) for path in source.glob("model*.weights.h5"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{source}: keras-hub cannot read the preset: {reason[0]} Save it anew with "
             "save_to_preset, or copy it again"
         ) from error
+    wanted = len(getattr(model, "backbone", model).weights)
+    if found != wanted:  # keras-hub passes over layers that are too many
+        raise InputError(
+            f"{source}: the files of the backbone's weights have {found}, but a BertBackbone of "
+            f"the sizes in config.json has {wanted}; take all files from one preset"
+        )
+    return model
+
+
+def _count_weights(path: pathlib.Path) -> int:
+    """How many weights a file of Keras's has, without the state of an optimizer or of dropout."""
+    names: list[str] = []
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+    return sum(not re.search(r"^optimizer\b|seed_generator", name) for name in names)
 
 
 def _variable(model: Any, name: str) -> Any:
