@@ -28,6 +28,9 @@ from bert_tf.interop.conversion import convert
 from bert_tf.interop.model_garden import ACTIVATIONS, NAMES
 from bert_tf.interop.weights import expand
 
+# Its functional BertEncoder says so of the positions that its own pretraining model gives it.
+pytestmark = pytest.mark.filterwarnings("ignore:Input dict contained keys:UserWarning")
+
 THEIR_INPUTS = {
     "input_word_ids": INPUTS["input_ids"],
     "input_mask": INPUTS["input_mask"],
@@ -122,14 +125,13 @@ def test_its_encoders_read_what_is_written(tmp_path, garden, kind):
     assert_close(outputs["pooled_output"], wanted["pooled_output"])
 
 
-@pytest.mark.parametrize("kind", ["BertEncoder", "BertEncoderV2"])
-def test_its_pretraining_model_reads_what_is_written(tmp_path, garden, kind):
+def test_its_pretraining_model_reads_what_is_written(tmp_path, garden):
     source = make_folder(tmp_path / "uncased_L-3", PRETRAINING)
     result = convert(source, tmp_path / "theirs", "model_garden")
     wanted = pretrain(source)
     prefix = str(result.target / "bert_model.ckpt")
     for both in (True, False):  # as its trainer does, and as its tasks start from a checkpoint
-        model = make_pretrainer(garden, kind)
+        model = make_pretrainer(garden)
         items = {"model": model, **model.checkpoint_items} if both else model.checkpoint_items
         status = tf.train.Checkpoint(**items).read(prefix)
         status.expect_partial().assert_existing_objects_matched()
@@ -206,8 +208,9 @@ def test_what_it_cannot_hold_is_refused(tmp_path):
 # --- in -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["encoder", "pretrainer"])
-@pytest.mark.parametrize("name", ["encoder", "model"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("encoder", "encoder"), ("pretrainer", "encoder"), ("pretrainer", "model")]
+)
 def test_what_its_own_converter_writes(tmp_path, garden, kind, name):
     """A checkpoint of the original, by its converter there and by ours back, bit for bit."""
     parts = ENCODER if kind == "encoder" else (*ENCODER, "masked_lm")
@@ -232,10 +235,9 @@ def test_what_its_own_converter_writes(tmp_path, garden, kind, name):
     )
 
 
-@pytest.mark.parametrize("kind", ["BertEncoder", "BertEncoderV2"])
-def test_what_its_trainer_writes(tmp_path, garden, kind):
+def test_what_its_trainer_writes(tmp_path, garden):
     """The head's own dense layer, and not the encoder's pooler, is what it trained."""
-    model = make_pretrainer(garden, kind)
+    model = make_pretrainer(garden, "BertEncoder")
     randomize(model)
     folder = make_their_folder(
         tmp_path / "theirs",
@@ -250,15 +252,17 @@ def test_what_its_trainer_writes(tmp_path, garden, kind):
     remarks = "\n".join(result.remarks)
     assert "the pooler is next_sentence.pooler_dense, with which its next-sentence" in remarks
     assert "1 of the training's tensors not used: global_step" in remarks
-    assert "2 tensors not used: " not in remarks.replace("3 tensors not used: ", "")
+    assert "3 tensors not used: " in remarks  # the encoder's own pooler is two of them
     assert "other/thing" in remarks
     outputs, ours = model(THEIR_INPUTS), pretrain(result.target)
     assert_close(ours["masked_lm_logits"], outputs["mlm_logits"], atol=1e-4)
     assert_close(ours["next_sentence_logits"], outputs["next_sentence"])
 
 
-@pytest.mark.parametrize("item", ["encoder", "model", ""])
-@pytest.mark.parametrize("kind", ["BertEncoder", "BertEncoderV2"])
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [("BertEncoder", "model"), ("BertEncoderV2", "encoder"), ("BertEncoderV2", "")],
+)
 def test_an_encoder_under_any_item(tmp_path, garden, kind, item):
     encoder = make_encoder(garden, kind)
     randomize(encoder)

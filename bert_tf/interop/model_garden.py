@@ -74,9 +74,10 @@ _PARTS = ("embeddings", "layer", "pooler", *_HEADS)
 # Its names of activations that are ours; its gelu is the tanh form.
 ACTIVATIONS = ("gelu", "relu", "tanh", "linear")
 
-# Edges to the same thing in checkpoints of different makings: Model Garden's converter and trainer,
-# and a script that saves the encoder itself.
-_ENCODERS = ("encoder", "model/encoder_network", "model", "")
+# Edges to the same thing in checkpoints of different makings: Model Garden's converter (where it
+# converts a pretraining model, the item "encoder" is all of that) and trainer, and a script that
+# saves the encoder itself.
+_ENCODERS = ("encoder", "encoder/encoder_network", "model/encoder_network", "model", "")
 _MASKED_LMS = ("masked_lm", "model/masked_lm")
 _POOLER_OF_HEAD = "next_sentence.pooler_dense"
 _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -266,11 +267,10 @@ def write_model_garden(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     write_text(folder / BERT_CONFIG, model.config.to_json_string())
     write_vocabulary(model.tokenizer, folder / VOCAB)
     tf.train.Checkpoint(**root).write(str(folder / CHECKPOINT))
-    labels = [f"the labels' names have no place there: {', '.join(model.labels)}"]
-    return [
-        *model.not_carried([head for head in model.heads if head not in heads], "Model Garden"),
-        *(labels if model.labels else []),
-    ]
+    remarks = model.not_carried([h for h in model.heads if h not in heads], "Model Garden")
+    if model.labels:
+        remarks.append(f"the labels' names have no place there: {listed(model.labels)}")
+    return remarks
 
 
 def _places(graph: ObjectGraph) -> dict[str, str]:
