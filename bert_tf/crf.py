@@ -76,7 +76,11 @@ class Crf(keras.layers.Layer):
         ranks = {"start": 1, "transitions": 2, "end": 1}
         self.parts = {
             name: self.add_weight(
-                name=name, shape=(self.num_labels,) * rank, initializer="zeros", autocast=False
+                name=name,
+                shape=(self.num_labels,) * rank,
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
             )
             for name, rank in ranks.items()
         }

@@ -63,7 +63,11 @@ class MaskedLM(keras.layers.Layer):
         """Creates ``output_bias``, float32 [V], and the transform."""
         self.transform.build()
         self.output_bias = self.add_weight(
-            name="output_bias", shape=(self.config.vocab_size,), initializer="zeros", autocast=False
+            name="output_bias",
+            shape=(self.config.vocab_size,),
+            initializer="zeros",
+            dtype="float32",
+            autocast=False,
         )
 
     def call(self, sequence_output: tf.Tensor, positions: tf.Tensor, table: Any) -> tf.Tensor:
@@ -102,10 +106,11 @@ def create_linear(
         name="output_weights",
         shape=(outputs, config.hidden_size),
         initializer=initializer(config),
+        dtype="float32",
         autocast=False,
     )
     bias = layer.add_weight(
-        name="output_bias", shape=(outputs,), initializer="zeros", autocast=False
+        name="output_bias", shape=(outputs,), initializer="zeros", dtype="float32", autocast=False
     )
     return weights, bias
 

@@ -53,17 +53,15 @@ class LayerNorm(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         """Creates gamma and beta, float32 [H]."""
-        self.gamma = self.add_weight(
-            name="gamma", shape=(self.size,), initializer="ones", autocast=False
-        )
-        self.beta = self.add_weight(
-            name="beta", shape=(self.size,), initializer="zeros", autocast=False
-        )
+        for name, initial in (("gamma", "ones"), ("beta", "zeros")):
+            weight = self.add_weight(
+                name=name, shape=(self.size,), initializer=initial, dtype="float32", autocast=False
+            )
+            setattr(self, name, weight)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Float [T, H] -> [T, H] of the same dtype."""
-        gamma, beta = (tf.cast(v.value, tf.float32) for v in (self.gamma, self.beta))
-        y = layer_norm(tf.cast(x, tf.float32), gamma, beta)
+        y = layer_norm(tf.cast(x, tf.float32), self.gamma.value, self.beta.value)
         return tf.cast(y, x.dtype)
 
 
@@ -114,6 +112,7 @@ class Embeddings(keras.layers.Layer):
             places = self.position_embeddings.value[:seq_length]  # [S, H]
         else:
             places = tf.gather(self.position_embeddings.value, positions)  # [B, S, H]
+        words, places, types = (tf.cast(part, tf.float32) for part in (words, places, types))
         x = tf.reshape(words + places, tf.shape(types)) + types  # [T, H]
         x = tf.cast(self.LayerNorm(x), self.compute_dtype)
         return dropout(x, self.config.hidden_dropout_prob, seed, site=0)
@@ -130,32 +129,58 @@ class SelfAttention(keras.layers.Layer):
         self.query = dense(config.hidden_size, config, "query", dtype=policy)
         self.key = dense(config.hidden_size, config, "key", dtype=policy)
         self.value = dense(config.hidden_size, config, "value", dtype=policy)
+        self.merged: tuple[tf.Variable, tf.Variable] | None = None
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the three projections, kernels float32 [H, H]."""
         for projection in (self.query, self.key, self.value):
             projection.build((None, self.config.hidden_size))
 
+    def merge_projections(self) -> None:
+        """See BertModel."""
+        scale = 1.0 / math.sqrt(self.config.hidden_size // self.config.num_attention_heads)
+        scales = (scale, 1.0, 1.0)  # the scale of the scores goes on the query
+        parts = (self.query, self.key, self.value)
+
+        def merged(name: str) -> tf.Variable:
+            weights = (tf.cast(getattr(part, name).value, tf.float32) for part in parts)
+            scaled = [value * factor for value, factor in zip(weights, scales, strict=True)]
+            return tf.Variable(tf.cast(tf.concat(scaled, axis=-1), self.compute_dtype))
+
+        self.merged = (merged("kernel"), merged("bias"))  # [H, 3 H] and [3 H]
+
+    def _projected(self, x: tf.Tensor, shape: list[Any]) -> list[tf.Tensor]:
+        """Float [T, H] -> queries, keys and values, [B, N, S, D] each, the queries scaled.
+
+        Args:
+            x: what is projected.
+            shape: B, S, N, D.
+        """
+        if self.merged is not None:
+            kernel, bias = self.merged
+            parts = tf.reshape(
+                tf.nn.bias_add(tf.matmul(x, kernel), bias), [*shape[:2], 3, *shape[2:]]
+            )
+            return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
+        # The scale goes on the query, [T, H], not on the larger scores, [B, N, S, S].
+        query = self.query(x) * tf.cast(1.0 / math.sqrt(shape[3]), x.dtype)
+        parts = (query, self.key(x), self.value(x))
+        return [tf.transpose(tf.reshape(part, shape), [0, 2, 1, 3]) for part in parts]
+
     def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Float [T, H] and float32 [B, 1, 1, S] or [B, 1, S, S] -> [T, H]."""
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
         mask_shape = tf.shape(mask_adder)
-        shape = [mask_shape[0], mask_shape[3], heads, size]
-
-        def split(projected: tf.Tensor) -> tf.Tensor:
-            return tf.transpose(tf.reshape(projected, shape), [0, 2, 1, 3])  # [B, N, S, D]
-
-        # The scale goes on the query, [B, N, S, D], not on the larger scores, [B, N, S, S].
-        query = split(self.query(x) * tf.cast(1.0 / math.sqrt(size), x.dtype))
-        scores = tf.matmul(query, split(self.key(x)), transpose_b=True)  # [B, N, S, S]
+        query, key, value = self._projected(x, [mask_shape[0], mask_shape[3], heads, size])
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
         # Keras has cast the adder to the compute dtype; 0 and about -10000 it still is.
         adder = tf.cast(mask_adder, tf.float32)
         probabilities = tf.nn.softmax(tf.cast(scores, tf.float32) + adder)
         probabilities = tf.cast(probabilities, x.dtype)
         rate = self.config.attention_probs_dropout_prob
         probabilities = dropout(probabilities, rate, seed, self.site)
-        context = tf.matmul(probabilities, split(self.value(x)))  # [B, N, S, D]
+        context = tf.matmul(probabilities, value)  # [B, N, S, D]
         return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(x))  # [T, H]
 
 
@@ -386,6 +411,15 @@ class BertModel(keras.Model):
             "sequence_output": encoder_outputs[-1],
             "pooled_output": self.pooler(encoder_outputs[-1], cls_positions),
         }
+
+    def merge_projections(self) -> None:
+        """Makes queries, keys and values one product, for inference alone.
+
+        The weights that it takes are copies, of the compute dtype: changes of the model's own do
+        not reach them any more.
+        """
+        for layer in self.encoder.layers:
+            layer.attention.self_attention.merge_projections()
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras saves them."""

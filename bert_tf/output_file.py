@@ -1,8 +1,9 @@
-"""Takes the name of a file to write, returns it written, whole or not at all; next: run_folder."""
+"""Takes the name of a file or folder, returns it written, whole or not at all; next: run_folder."""
 
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -60,3 +61,28 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder its name when all of it is written.
+
+    Args:
+        target: a name that is not taken, or an empty folder's.
+
+    Yields:
+        A folder beside it, to write to, which vanishes if something fails.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    final = target.resolve()
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(final)
+    except OSError as error:
+        raise InputError(f"{target}: cannot write it: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,52 +1,34 @@
 """Takes a model's folder and texts, returns what the model says of them; next: cli."""
 
-import inspect
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from bert_tf import run_folder
 from bert_tf.config import ModelFiles
-from bert_tf.errors import InputError, did_you_mean
+from bert_tf.errors import InputError
 from bert_tf.tasks import (
     answer_predictor,
     choice_predictor,
-    classification,
     fill_mask,
     label_predictor,
-    multiple_choice,
     pair_similarity,
-    pretraining,
-    question_answering,
     tag_predictor,
-    tagging,
     text_vectors,
 )
+from bert_tf.tasks.model_task import check_options, task_of
 from bert_tf.tasks.task_predictor import NameOf, TaskPredictor, Text
 from bert_tf.tasks.text_vectors import TextVectors
 
-
-class Task(NamedTuple):
-    """A kind of answer.
-
-    Attributes:
-        command: the runs whose models it is for; None if it is for any model.
-        load: takes a folder or a ModelFiles, and the task's own options by keyword.
-    """
-
-    command: str | None
-    load: Callable[..., TaskPredictor]
-
-
-TASKS = {
-    "classification": Task(classification.COMMAND, label_predictor.load),
-    "tagging": Task(tagging.COMMAND, tag_predictor.load),
-    "multiple_choice": Task(multiple_choice.COMMAND, choice_predictor.load),
-    "question_answering": Task(question_answering.COMMAND, answer_predictor.load),
-    "fill_mask": Task(pretraining.COMMAND, fill_mask.load),
-    "features": Task(None, text_vectors.load),
-    "similarity": Task(None, pair_similarity.load),
+# Each takes a folder or a ModelFiles, and the task's own options by keyword.
+LOADERS: dict[str, Callable[..., TaskPredictor]] = {
+    "classification": label_predictor.load,
+    "tagging": tag_predictor.load,
+    "multiple_choice": choice_predictor.load,
+    "question_answering": answer_predictor.load,
+    "fill_mask": fill_mask.load,
+    "features": text_vectors.load,
+    "similarity": pair_similarity.load,
 }
 
 
@@ -94,20 +76,9 @@ class Predictor:
             InputError: if the folder holds no such model, or the task has no such option.
         """
         model = model_dir if isinstance(model_dir, ModelFiles) else pathlib.Path(model_dir)
-        name = _task_of(model) if task is None else task
-        if name not in TASKS:
-            raise InputError(
-                f"task {name!r} is not known; the tasks are {', '.join(TASKS)}"
-                f"{did_you_mean(name, TASKS)}"
-            )
-        load = TASKS[name].load
-        _, *known = inspect.signature(load).parameters
-        for option in options:
-            if option not in known:
-                raise InputError(
-                    f"{option} is no option of {name}, which has {', '.join(known) or 'none'}"
-                )
-        return cls(load(model, **options), batch_size)
+        name = task_of(model, task, LOADERS)
+        check_options(name, LOADERS[name], options)
+        return cls(LOADERS[name](model, **options), batch_size)
 
     def parse(self, line: str, name: str) -> Text:
         """The input that a line stands for; a tab separates the texts of a pair, or of a question.
@@ -214,31 +185,3 @@ class Predictor:
                 'with task="features"'
             )
         return self._answers
-
-
-def _task_of(model: pathlib.Path | ModelFiles) -> str:
-    """What the run of a folder trained."""
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "a checkpoint does not say what it is to predict; give a task: fill_mask, "
-            "features or similarity; or for a finished run its folder"
-        )
-    if not (model / run_folder.RUN_CONFIG).is_file():
-        hint = (
-            ""
-            if not (model / run_folder.BERT_CONFIG).is_file()
-            else ("; of a released checkpoint, say what it is to predict, as with task fill_mask")
-        )
-        raise InputError(
-            f"{model}: not the folder of a trained model: it has no {run_folder.RUN_CONFIG}. Give "
-            f"the --output_dir of a finished training run{hint}"
-        )
-    command = run_folder.read_run_config(model / run_folder.RUN_CONFIG).get("command")
-    for name, task in TASKS.items():
-        if task.command == command:
-            return name
-    commands = [task.command for task in TASKS.values() if task.command is not None]
-    raise InputError(
-        f"{model / run_folder.RUN_CONFIG}: a run of {command!r}, from which nothing predicts; give "
-        f"the folder of a run of {' or '.join(commands)}"
-    )

@@ -12,12 +12,14 @@ import bert_tf
 from bert_tf import run_folder
 from bert_tf.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from bert_tf.cli.main import main
-from bert_tf.config import BertConfig, ModelFiles, Prediction
+from bert_tf.config import BertConfig, ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.heads import BertPretrainer
-from bert_tf.predictor import TASKS, Predictor
-from bert_tf.tasks.fill_mask import MaskFiller
+from bert_tf.predictor import LOADERS, Predictor
+from bert_tf.tasks.fill_mask import MaskFiller, Pretrained
+from bert_tf.tasks.model_task import TASKS
 from bert_tf.tokenization import FullTokenizer, Vocabulary
+from bert_tf.use_config import Prediction
 
 LONGEST = 37  # positions of the model; no multiple of what rows are padded to
 
@@ -182,7 +184,8 @@ def test_answers_are_the_originals(testdata):
         ends = [i for i, piece in enumerate(ids) if piece == vocabulary.sep_id]
         parts = ids[: ends[0]], ids[ends[0] + 1 : ends[1]]
         texts.append(tuple(" ".join(written.get(i, str(i)) for i in part) for part in parts))
-    filler = MaskFiller(model, Numbers(vocabulary), top_k=len(vocabulary))
+    pretrained = Pretrained(model, Numbers(vocabulary), model.config.max_position_embeddings)
+    filler = MaskFiller(pretrained, top_k=len(vocabulary))
     results = filler.predict(texts, 3, str)
 
     log_probs = golden["mlm_log_probs"].reshape(len(rows), -1, len(vocabulary))
@@ -426,7 +429,7 @@ class TestCommand:
 
     def test_its_tasks_are_the_predictors(self):
         fields = Prediction.__dataclass_fields__
-        assert tuple(fields["task"].metadata["choices"]) == tuple(TASKS)
+        assert tuple(fields["task"].metadata["choices"]) == tuple(LOADERS) == tuple(TASKS)
 
 
 def test_a_classifiers_folder_has_no_such_head(released, tmp_path):

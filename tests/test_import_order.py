@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(bert_tf.__file__).parent
 ORDER = (
     "errors",
     "config",
+    "use_config",
     "output_file",
     "file_download",
     "released_checkpoints",

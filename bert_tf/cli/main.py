@@ -17,6 +17,7 @@ COMMANDS = {
     "run_multiple_choice": "Choose one of several texts: SWAG, or your own files.",
     "extract_features": "Write what the encoder makes of texts: each piece's layers, or vectors.",
     "predict": "Label texts, choose, fill [MASK], compare: one JSON object per line.",
+    "export": "Write a trained model as a SavedModel that TF Serving runs on raw text.",
     "plot_training": "Draw the curves of training runs.",
     "download": "Get a released checkpoint by its name.",
     "convert_checkpoint": "Turn weights of the original or another library into another format.",

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from bert_tf.cli import flags
-from bert_tf.config import Prediction
 from bert_tf.errors import InputError
+from bert_tf.use_config import Prediction
 
 USAGE = """usage: bert-tf predict --model_dir=DIR [TEXT ...] [--flags]
        bert-tf predict --task=fill_mask --checkpoint=DIR "the capital of France is [MASK] ."

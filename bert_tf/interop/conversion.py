@@ -1,13 +1,10 @@
 """Takes a folder of weights, returns one of another library's format; next: default_checkpoint."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -24,6 +21,7 @@ from bert_tf.interop.original_model import (
     read_original,
     write_original,
 )
+from bert_tf.output_file import whole_folder
 from bert_tf.run_folder import BERT_CONFIG, CHECKPOINT
 
 Path = str | os.PathLike[str]
@@ -130,8 +128,11 @@ def convert(
     if to_format in _WITHOUT_CASING:
         _check_name(model, target)
     config = dataclasses.replace(model.config, hidden_act=hidden_act or model.config.hidden_act)
-    with _whole_folder(target) as folder:
-        remarks = _WRITERS[to_format](dataclasses.replace(model, config=config), folder)
+    with whole_folder(target) as folder:
+        try:
+            remarks = _WRITERS[to_format](dataclasses.replace(model, config=config), folder)
+        except tf.errors.OpError as error:  # TensorFlow's word for a full disk and the like
+            raise InputError(f"{target}: cannot write it: {error.message}") from error
     return Conversion(model, target, to_format, config, (*model.remarks, *remarks))
 
 
@@ -214,20 +215,3 @@ def _require_new(target: pathlib.Path) -> None:
         raise InputError(f"{target}: cannot write there: {error.strerror}") from error
     if not new:
         raise InputError(f"{target}: exists and is not an empty folder; give a new one")
-
-
-@contextlib.contextmanager
-def _whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write to, which becomes ``target`` if nothing fails and vanishes otherwise."""
-    final = target.resolve()
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(final)
-    except tf.errors.OpError as error:
-        raise InputError(f"{target}: cannot write it: {error.message}") from error
-    except OSError as error:
-        raise InputError(f"{target}: cannot write it: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

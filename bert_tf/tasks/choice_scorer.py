@@ -26,6 +26,7 @@ class ChoiceScorer:
         settings: of the run that it belongs to.
         config: the model's architecture.
         tokenizer: of the model's vocabulary.
+        dtype: a Keras dtype policy; by default the one of the settings' precision.
 
     Attributes:
         model: with new weights.
@@ -33,11 +34,16 @@ class ChoiceScorer:
     """
 
     def __init__(
-        self, settings: MultipleChoice, config: BertConfig, tokenizer: FullTokenizer
+        self,
+        settings: MultipleChoice,
+        config: BertConfig,
+        tokenizer: FullTokenizer,
+        *,
+        dtype: str | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
-        self.model = BertMultipleChoice(config, dtype=DTYPE_POLICIES[settings.precision])
+        self.model = BertMultipleChoice(config, dtype=dtype or DTYPE_POLICIES[settings.precision])
         self.loss = Loss(
             lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
             lambda batch: {"loss": examples_weight(batch["label_ids"])},

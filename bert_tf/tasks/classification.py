@@ -33,12 +33,20 @@ def run(settings: Classification) -> dict[str, float]:
     return fine_tuning.run(settings, COMMAND, _prepare)
 
 
-def load(folder: pathlib.Path) -> TextClassifier:
-    """The classifier of a trained run's folder."""
-    settings, config, tokenizer = read_trained(folder, COMMAND, Classification)
+def load(
+    folder: pathlib.Path, *, dtype: str | None = None, max_seq_length: int | None = None
+) -> TextClassifier:
+    """The classifier of a trained run's folder.
+
+    Args:
+        folder: of the run.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: the longest row; by default the run's.
+    """
+    settings, config, tokenizer = read_trained(folder, COMMAND, Classification, max_seq_length)
     task = _find_task(settings)
     labels = _labels_of(folder, task)
-    classifier = TextClassifier(settings, config, tokenizer, labels, task.task_type)
+    classifier = TextClassifier(settings, config, tokenizer, labels, task.task_type, dtype=dtype)
     load_checkpoint(classifier.model, folder / run_folder.CHECKPOINT)
     return classifier
 

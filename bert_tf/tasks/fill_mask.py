@@ -22,7 +22,7 @@ from bert_tf.errors import InputError
 from bert_tf.heads import BertPretrainer
 from bert_tf.input_pipeline import Features, batches, evaluation_plan
 from bert_tf.packing import RaggedIds, pack_texts
-from bert_tf.tasks.model_files import read_pretrained
+from bert_tf.tasks.model_files import longest_row, read_pretrained
 from bert_tf.tasks.task_predictor import (
     NameOf,
     Text,
@@ -54,11 +54,58 @@ def load(
         InputError: if a file is missing, or they do not belong together, or the checkpoint has no
             masked-LM head.
     """
+    return MaskFiller(load_pretrained(model, do_lower_case), top_k)
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model with what it takes to ask it.
+
+    Attributes:
+        model: with its weights.
+        tokenizer: of its vocabulary.
+        max_seq_length: longest row.
+        has_next_sentence: whether it was trained to tell next sentences.
+    """
+
+    model: BertPretrainer
+    tokenizer: FullTokenizer
+    max_seq_length: int
+    has_next_sentence: bool = True
+
+    def check_top_k(self, top_k: int) -> None:
+        """Checks that there are so many pieces.
+
+        Raises:
+            InputError: if there are not.
+        """
+        if not 1 <= top_k <= self.model.config.vocab_size:
+            raise InputError(
+                f"top_k must lie in 1 to {self.model.config.vocab_size}, the size of the "
+                f"vocabulary, but is {top_k}"
+            )
+
+
+def load_pretrained(
+    model: pathlib.Path | ModelFiles,
+    do_lower_case: bool | None = None,
+    *,
+    dtype: str | None = None,
+    max_seq_length: int | None = None,
+) -> Pretrained:
+    """Loads a pretrained model; see ``load``.
+
+    Args:
+        model: as for ``load``.
+        do_lower_case: as for ``load``.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: longest row; by default what the model takes.
+    """
     files, config, tokenizer = read_pretrained(model, do_lower_case)
     checkpoint = files.init_checkpoint or ""
-    pretrainer, has_next_sentence = _load_model(config, checkpoint)
+    pretrainer, has_next_sentence = _load_model(config, checkpoint, dtype)
     has_next_sentence = has_next_sentence and _trained_next_sentence(checkpoint)
-    return MaskFiller(pretrainer, tokenizer, top_k, has_next_sentence)
+    longest = longest_row(config, max_seq_length)
+    return Pretrained(pretrainer, tokenizer, longest, has_next_sentence)
 
 
 def _trained_next_sentence(checkpoint: str) -> bool:
@@ -67,7 +114,7 @@ def _trained_next_sentence(checkpoint: str) -> bool:
     return not path.exists() or run_folder.read_run_config(path).get("next_sentence") != "none"
 
 
-def _load_model(config: BertConfig, path: str) -> tuple[BertPretrainer, bool]:
+def _load_model(config: BertConfig, path: str, dtype: str | None) -> tuple[BertPretrainer, bool]:
     """The model, and whether it has all that the next-sentence probability takes."""
     checkpoint = Checkpoint(path)
     head = checkpoint.name_in_file(MASKED_LM_HEAD)
@@ -76,7 +123,7 @@ def _load_model(config: BertConfig, path: str) -> tuple[BertPretrainer, bool]:
             f"checkpoint {checkpoint.path} has no masked-LM head ({head}/…): fill_mask needs a "
             "pretraining checkpoint, as released or of a run_pretraining run"
         )
-    pretrainer = BertPretrainer(config)
+    pretrainer = BertPretrainer(config, dtype=dtype)
     report = load_checkpoint(pretrainer, checkpoint.path, allow_missing=NEXT_SENTENCE_HEAD)
     return pretrainer, not report.missing
 
@@ -103,25 +150,14 @@ class MaskFiller:
     ``next_sentence_probability``, and each of its masks ``in``, which text it is in.
 
     Args:
-        model: a pretrained one.
-        tokenizer: of its vocabulary.
+        pretrained: the model.
         top_k: K.
-        has_next_sentence: whether the model was trained to tell next sentences.
     """
 
-    def __init__(
-        self,
-        model: BertPretrainer,
-        tokenizer: FullTokenizer,
-        top_k: int = 5,
-        has_next_sentence: bool = True,
-    ) -> None:
-        if not 1 <= top_k <= model.config.vocab_size:
-            raise InputError(
-                f"top_k must lie in 1 to {model.config.vocab_size}, the size of the vocabulary, "
-                f"but is {top_k}"
-            )
-        self._config = model.config
+    def __init__(self, pretrained: Pretrained, top_k: int = 5) -> None:
+        pretrained.check_top_k(top_k)
+        model, tokenizer, longest, has_next_sentence = pretrained
+        self._longest = longest
         self._tokenizer = tokenizer
         self._has_next_sentence = has_next_sentence
 
@@ -183,7 +219,7 @@ class MaskFiller:
         scores = [np.empty(0)] * len(text_a)
         next_sentence = np.empty(len(text_a), np.float32)
         plan = evaluation_plan(features.lengths, batch_size)
-        for batch in batches(features, plan, max_length=self._config.max_position_embeddings):
+        for batch in batches(features, plan, max_length=self._longest):
             is_mask = batch["input_ids"].numpy() == mask_id  # [B, S]
             counts = is_mask.sum(axis=1)
             positions = np.zeros((len(counts), max(counts.max(), 1)), np.int32)  # [B, P]
@@ -210,7 +246,7 @@ class MaskFiller:
         ragged_b = None if text_b is None else self._encode(text_b)
         special = 2 if ragged_b is None else 3
         lengths = special + ragged_a.lengths + (0 if ragged_b is None else ragged_b.lengths)
-        longest = self._config.max_position_embeddings
+        longest = self._longest
         for i in np.flatnonzero(lengths > longest)[:1]:
             raise InputError(
                 f"{names[i]}: {lengths[i]} word pieces with [CLS] and [SEP], but the model takes "

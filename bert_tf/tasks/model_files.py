@@ -33,12 +33,23 @@ def require_settings(settings: ModelFiles, names: Iterable[str]) -> None:
 def read_config(settings: ModelUse) -> BertConfig:
     """The model's configuration, which must have room for ``max_seq_length``."""
     config = BertConfig.from_json_file(settings.bert_config_file or "")
-    if settings.max_seq_length > config.max_position_embeddings:
-        raise InputError(
-            f"--max_seq_length={settings.max_seq_length} is more than the model's "
-            f"max_position_embeddings, {config.max_position_embeddings}"
-        )
+    longest_row(config, settings.max_seq_length)
     return config
+
+
+def longest_row(config: BertConfig, max_seq_length: int | None) -> int:
+    """The ``max_seq_length`` that is asked for, or if none is, the most that the model takes.
+
+    Raises:
+        InputError: if it is more than that.
+    """
+    longest = config.max_position_embeddings
+    if max_seq_length is not None and max_seq_length > longest:
+        raise InputError(
+            f"--max_seq_length={max_seq_length} is more than the model's max_position_embeddings, "
+            f"{longest}"
+        )
+    return max_seq_length or longest
 
 
 def check_vocabulary(vocabulary: Vocabulary, config: BertConfig, settings: ModelFiles) -> None:
@@ -114,19 +125,29 @@ def _files_of(folder: pathlib.Path) -> ModelFiles:
 
 
 def read_trained(
-    folder: pathlib.Path, command: str, configuration: type[Settings]
+    folder: pathlib.Path,
+    command: str,
+    configuration: type[Settings],
+    max_seq_length: int | None = None,
 ) -> tuple[Settings, BertConfig, FullTokenizer]:
     """The settings, configuration and tokenizer of a finished run, for use by itself.
 
     That is in float32, whatever the run computed in: where it is used there may be no bfloat16.
+
+    Args:
+        folder: of the run.
+        command: which made it.
+        configuration: of that command.
+        max_seq_length: the longest row; by default the run's.
 
     Raises:
         InputError: if the folder holds no trained model of that command.
     """
     run_folder.require_model(folder)
     settings = settings_of_run(folder, command, configuration)
-    settings = dataclasses.replace(settings, precision="float32")
     config = BertConfig.from_json_file(folder / run_folder.BERT_CONFIG)
+    longest = longest_row(config, max_seq_length or settings.max_seq_length)
+    settings = dataclasses.replace(settings, precision="float32", max_seq_length=longest)
     tokenizer = FullTokenizer(
         folder / run_folder.VOCAB, do_lower_case=settings.do_lower_case is not False
     )

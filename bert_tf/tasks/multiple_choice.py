@@ -31,9 +31,18 @@ def run(settings: MultipleChoice) -> dict[str, float]:
     return fine_tuning.run(settings, COMMAND, _prepare)
 
 
-def load(folder: pathlib.Path) -> ChoiceScorer:
-    """The scorer of a trained run's folder."""
-    scorer = ChoiceScorer(*read_trained(folder, COMMAND, MultipleChoice))
+def load(
+    folder: pathlib.Path, *, dtype: str | None = None, max_seq_length: int | None = None
+) -> ChoiceScorer:
+    """The scorer of a trained run's folder.
+
+    Args:
+        folder: of the run.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: the longest row; by default the run's.
+    """
+    trained = read_trained(folder, COMMAND, MultipleChoice, max_seq_length)
+    scorer = ChoiceScorer(*trained, dtype=dtype)
     load_checkpoint(scorer.model, folder / run_folder.CHECKPOINT)
     return scorer
 

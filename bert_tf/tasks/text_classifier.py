@@ -43,6 +43,7 @@ class TextClassifier:
         tokenizer: of the model's vocabulary.
         labels: in the order of their ids; none for a regression.
         task_type: single_label, multi_label or regression.
+        dtype: a Keras dtype policy; by default the one of the settings' precision.
 
     Attributes:
         model: with new weights.
@@ -56,6 +57,8 @@ class TextClassifier:
         tokenizer: FullTokenizer,
         labels: tuple[str, ...],
         task_type: str,
+        *,
+        dtype: str | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
@@ -66,7 +69,7 @@ class TextClassifier:
             config,
             num_labels=len(labels) or 1,
             window_pooling=pooling,
-            dtype=DTYPE_POLICIES[settings.precision],
+            dtype=dtype or DTYPE_POLICIES[settings.precision],
         )
         self.loss = Loss(
             self._terms, lambda batch: {"loss": examples_weight(*of_examples(batch, "label_ids"))}

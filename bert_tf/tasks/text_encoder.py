@@ -40,9 +40,15 @@ def check_layers(layers: Sequence[int], config: BertConfig, name: str) -> None:
             )
 
 
-def load_encoder(config: BertConfig, checkpoint: str) -> BertModel:
-    """The encoder of a checkpoint, which may be without a pooler, as nothing here uses it."""
-    model = BertModel(config)
+def load_encoder(config: BertConfig, checkpoint: str, dtype: str | None = None) -> BertModel:
+    """The encoder of a checkpoint, which may be without a pooler, as nothing here uses it.
+
+    Args:
+        config: its configuration.
+        checkpoint: its path.
+        dtype: a Keras dtype policy; float32 by default.
+    """
+    model = BertModel(config, dtype=dtype)
     load_checkpoint(model, checkpoint, allow_missing=("bert/pooler/*",))
     return model
 
@@ -60,6 +66,8 @@ class TextEncoder:
 
     Attributes:
         vector_size: H.
+        forward: takes a model's inputs, returns what is read of it: float32 [B, S, K, H], or with
+            pooling [B, H].
     """
 
     def __init__(
@@ -72,32 +80,35 @@ class TextEncoder:
         normalize: bool = False,
     ) -> None:
         self.vector_size = model.config.hidden_size
-        self._tokenizer = tokenizer
-        self._max_seq_length = max_seq_length
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
 
-        def forward(inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
+        def forward(inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
             outputs = model(inputs, training=training)["encoder_outputs"]
+            outputs = [tf.cast(output, tf.float32) for output in outputs]
             if pooling is None:
                 return tf.stack([outputs[layer] for layer in layers], axis=2)  # [B, S, K, H]
             vectors = pool(pooling, outputs[layers[0]], inputs["input_mask"])
             # The square root of epsilon is the least length that is divided by.
             return tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-24) if normalize else vectors
 
+        self.forward = forward
         self._evaluator = Evaluator(forward)
 
     def features(self, texts: Sequence[TextOrPair]) -> Features:
         """Tokenizes and packs; as in the original, a pair needs pieces in its second text."""
         pairs = [(text, "") if isinstance(text, str) else text for text in texts]
         text_a, text_b = (
-            RaggedIds(*self._tokenizer.encode_batch([pair[part] for pair in pairs]))
+            RaggedIds(*self.tokenizer.encode_batch([pair[part] for pair in pairs]))
             for part in (0, 1)
         )
-        vocabulary = self._tokenizer.vocabulary
+        vocabulary = self.tokenizer.vocabulary
         return Features(
             pack_texts(
                 text_a,
                 text_b,
-                self._max_seq_length,
+                self.max_seq_length,
                 vocabulary.cls_id,
                 vocabulary.sep_id,
                 is_pair=text_b.lengths > 0,
@@ -118,7 +129,7 @@ class TextEncoder:
             The numbers of the batch's texts, int64 [B], and float32 [B, S, K, H], what lies beyond
             a text's own pieces being of no meaning; with pooling float32 [B, H].
         """
-        dataset = batches(features, plan, max_length=self._max_seq_length)
+        dataset = batches(features, plan, max_length=self.max_seq_length)
         for rows, outputs, _ in self._evaluator.by_batch(dataset, len(plan), description):
             yield rows, outputs
 
@@ -135,7 +146,7 @@ class TextEncoder:
         assert isinstance(features.texts, PackedTexts)
         ids = features.texts.input_ids
         start, end = ids.row_splits[row : row + 2]
-        return self._tokenizer.convert_ids_to_tokens(ids.values[start:end].tolist())
+        return self.tokenizer.convert_ids_to_tokens(ids.values[start:end].tolist())
 
 
 def pool(pooling: str, outputs: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_tf.config import POOLINGS, ModelFiles
 from bert_tf.errors import InputError, did_you_mean
-from bert_tf.tasks.model_files import read_pretrained
+from bert_tf.tasks.model_files import longest_row, read_pretrained
 from bert_tf.tasks.task_predictor import NameOf, Text, is_pair, named_parts, parse_text_or_pair
 from bert_tf.tasks.text_encoder import TextEncoder, check_layers, load_encoder
 
@@ -24,6 +24,24 @@ def load(
     layer: int = -1,
     do_lower_case: bool | None = None,
 ) -> "TextVectors":
+    """Loads a model, whatever it was trained for; see ``load_text_encoder``."""
+    return TextVectors(
+        load_text_encoder(
+            model, pooling=pooling, normalize=normalize, layer=layer, do_lower_case=do_lower_case
+        )
+    )
+
+
+def load_text_encoder(
+    model: pathlib.Path | ModelFiles,
+    *,
+    pooling: str = "mean",
+    normalize: bool = False,
+    layer: int = -1,
+    do_lower_case: bool | None = None,
+    dtype: str | None = None,
+    max_seq_length: int | None = None,
+) -> TextEncoder:
     """Loads a model, whatever it was trained for.
 
     Args:
@@ -33,6 +51,8 @@ def load(
         normalize: whether vectors get length 1.
         layer: the one that is read: -1 is the last, 0 the first.
         do_lower_case: see ``read_pretrained``.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: longest row; by default what the model takes.
 
     Raises:
         InputError: if a file is missing, or they do not belong together, or the model has no such
@@ -45,9 +65,9 @@ def load(
         )
     files, config, tokenizer = read_pretrained(model, do_lower_case)
     check_layers([layer], config, "layer")
-    encoder = load_encoder(config, files.init_checkpoint or "")
-    longest = config.max_position_embeddings
-    return TextVectors(TextEncoder(encoder, tokenizer, longest, [layer], pooling, normalize))
+    longest = longest_row(config, max_seq_length)
+    encoder = load_encoder(config, files.init_checkpoint or "", dtype)
+    return TextEncoder(encoder, tokenizer, longest, [layer], pooling, normalize)
 
 
 class TextVectors:

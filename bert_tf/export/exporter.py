@@ -1,0 +1,70 @@
+"""Takes a model's folder, returns a version that TF Serving runs; next: cli.
+
+One module per task says what its functions are; here is what they have in common.
+"""
+
+import logging
+import pathlib
+from collections.abc import Callable
+
+from bert_tf import run_folder
+from bert_tf.config import ModelFiles
+from bert_tf.export import choices, labels, masks, vectors
+from bert_tf.export.model_card import write_model_card
+from bert_tf.export.saved_model import EXTRA, new_version, write_saved_model
+from bert_tf.export.served_model import ServedModel
+from bert_tf.tasks.model_task import check_options, task_of
+from bert_tf.use_config import Export
+
+log = logging.getLogger(__name__)
+
+BATCHING = "batching_parameters.txt"
+
+# Each takes a folder or a ModelFiles and the settings, and the task's own options by keyword.
+EXPORTERS: dict[str, Callable[..., ServedModel]] = {
+    "classification": labels.served,
+    "multiple_choice": choices.served,
+    "fill_mask": masks.served,
+    "features": vectors.served,
+}
+
+# How a server that is started with --enable_batching puts requests together.
+_BATCHING_PARAMETERS = """max_batch_size { value: 32 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 100 }
+num_batch_threads { value: 2 }
+"""
+
+
+def export(settings: Export) -> pathlib.Path:
+    """Exports a model.
+
+    Args:
+        settings: of the export.
+
+    Returns:
+        The version's folder, ``export_dir/version``.
+
+    Raises:
+        InputError: if the folder holds no such model, or the version cannot be written. There is
+            no folder of the version then.
+    """
+    given = settings.model()
+    model = given if isinstance(given, ModelFiles) else pathlib.Path(given)
+    name = task_of(model, settings.task, EXPORTERS)
+    options = settings.options()
+    check_options(name, EXPORTERS[name], options)
+    export_dir = pathlib.Path(settings.export_dir or "")
+    with new_version(export_dir, settings.version) as (folder, version):
+        served = EXPORTERS[name](model, settings, **options)
+        log.info("writing version %d of a model for %s", version, name)
+        traced, checksums = write_saved_model(served, folder, batch_size=settings.batch_size)
+        extra = folder / EXTRA
+        run_folder.write_text(extra / run_folder.BERT_CONFIG, served.config.to_json_string())
+        run_folder.write_lines(extra / run_folder.VOCAB, served.vocabulary.pieces)
+        for file, content in served.files.items():
+            run_folder.write_text(extra / file, content)
+        if settings.batch_size is None:
+            run_folder.write_text(extra / BATCHING, _BATCHING_PARAMETERS)
+        write_model_card(served, settings, model, traced, checksums, extra)
+    return export_dir / str(version)

@@ -1,0 +1,98 @@
+"""Takes a trained classifier, returns what it exports; next: exporter.
+
+Axes: B texts, S = seq_length, C = windows of a text, L = num_labels, M = most labels of a text.
+"""
+
+import pathlib
+
+import tensorflow as tf
+
+from bert_tf.export.served_model import (
+    DEFAULT,
+    TOKENS,
+    ServedModel,
+    Signature,
+    Tensors,
+    label_file,
+    merge_projections,
+    rows,
+    texts,
+)
+from bert_tf.export.text_rows import RowBuilder
+from bert_tf.graph_tokenization import GraphTokenizer
+from bert_tf.tasks import classification
+from bert_tf.tasks.text_classifier import TextClassifier
+from bert_tf.use_config import Export
+
+
+def served(folder: pathlib.Path, settings: Export) -> ServedModel:
+    """What ``LabelPredictor`` says of texts, or pairs of texts.
+
+    Of each text, as ``Predictor`` has it: ``label``, ``score`` and ``probabilities`` [B, L], whose
+    columns ``classes`` names; with several labels per text also ``labels`` [B, M], those above one
+    half, filled up with ``""``; for a regression the ``score`` alone.
+    """
+    classifier = classification.load(folder, **settings.changes())
+    merge_projections(classifier.model)
+    answers = _LabelAnswers(classifier, settings)
+    pairs = classification.takes_pairs(classifier)
+    windows = classifier.settings.long_text == "windows"
+    sample = {"text": "Where is my parcel?", "text_b": "It has not come."}
+    inputs = texts("text", "text_b") if pairs else texts("text")
+    return ServedModel(
+        task="classification",
+        config=classifier.model.config,
+        vocabulary=classifier.tokenizer.vocabulary,
+        signatures={
+            DEFAULT: Signature(inputs, answers.of_texts),
+            TOKENS: Signature(rows(windows=windows), answers.of_rows),
+        },
+        sample={DEFAULT: {name: sample[name] for name in inputs}},
+        files=label_file(classifier.labels),
+    )
+
+
+class _LabelAnswers:
+    """The classifier's functions."""
+
+    def __init__(self, classifier: TextClassifier, settings: Export) -> None:
+        self._classifier = classifier
+        vocabulary = classifier.tokenizer.vocabulary
+        self._tokenizer = GraphTokenizer(vocabulary, classifier.tokenizer.do_lower_case)
+        self._rows = RowBuilder(
+            vocabulary, classifier.settings.max_seq_length, fixed_length=settings.fixed_length
+        )
+
+    def of_texts(self, inputs: Tensors) -> Tensors:
+        """From strings [B] ``text`` and, of pairs, ``text_b``."""
+        settings = self._classifier.settings
+        pieces = self._tokenizer.tokenize(inputs["text"])
+        if "text_b" in inputs:
+            found = self._rows.of_pairs(pieces, self._tokenizer.tokenize(inputs["text_b"]))
+        elif settings.long_text == "windows":
+            stride = settings.window_stride or settings.max_seq_length - 2
+            found = self._rows.of_windows(pieces, stride, settings.max_windows)
+        else:
+            found = self._rows.of_texts(pieces, settings.long_text)
+        return self.of_rows(found._asdict())
+
+    def of_rows(self, inputs: Tensors) -> Tensors:
+        """From the model's inputs."""
+        logits = self._classifier.model(inputs, training=False)  # [B, L]
+        task_type = self._classifier.task_type
+        if task_type == "regression":
+            return {"score": logits[:, 0]}
+        function = tf.sigmoid if task_type == "multi_label" else tf.nn.softmax
+        probabilities = function(logits)
+        classes = tf.constant(self._classifier.labels)
+        best = tf.argmax(probabilities, axis=1, output_type=tf.int32)
+        found = {
+            "label": tf.gather(classes, best),
+            "score": tf.reduce_max(probabilities, axis=1),
+            "probabilities": probabilities,
+            "classes": tf.broadcast_to(classes, tf.shape(probabilities)),
+        }
+        if task_type == "multi_label":
+            chosen = tf.ragged.boolean_mask(found["classes"], probabilities > 0.5)
+            found["labels"] = chosen.to_tensor("")
+        return found

@@ -1,0 +1,163 @@
+"""Takes a pretrained model, returns what it exports to fill masks; next: exporter.
+
+Axes: B texts, S = seq_length, M = most masks of a text, K = top_k, N = parts between masks.
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from bert_tf.config import ModelFiles
+from bert_tf.export.served_model import (
+    DEFAULT,
+    PAIRS,
+    TOKENS,
+    ServedModel,
+    Signature,
+    Tensors,
+    merge_projections,
+    rows,
+    texts,
+)
+from bert_tf.export.text_rows import RowBuilder, Rows
+from bert_tf.graph_tokenization import GraphTokenizer
+from bert_tf.tasks.fill_mask import MASK, Pretrained, load_pretrained
+from bert_tf.use_config import Export
+
+
+def served(
+    model: pathlib.Path | ModelFiles,
+    settings: Export,
+    *,
+    top_k: int = 5,
+    do_lower_case: bool | None = None,
+) -> ServedModel:
+    """What ``MaskFiller`` says of texts, or with PAIRS of pairs.
+
+    Of each text, for each [MASK]: its ``position`` [B, M] in the text, the likeliest ``pieces``
+    [B, M, K] and their ``scores``; of a pair also ``in`` [B, M], which text it is in, and
+    ``next_sentence_probability`` [B]. Where a text has fewer masks, and where it is too long and
+    the mask is cut away, the pieces are ``""`` and the scores 0; without a mask, position is -1.
+    """
+    pretrained = load_pretrained(model, do_lower_case, **settings.changes())
+    pretrained.check_top_k(top_k)
+    merge_projections(pretrained.model)
+    answers = _MaskAnswers(pretrained, top_k, settings)
+    sample: dict[str, Any] = {"text": "The parcel is [MASK].", "text_b": "It has not come."}
+    inputs = rows("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    return ServedModel(
+        task="fill_mask",
+        config=pretrained.model.config,
+        vocabulary=pretrained.tokenizer.vocabulary,
+        signatures={
+            DEFAULT: Signature(texts("text"), answers.of_texts),
+            PAIRS: Signature(texts("text", "text_b"), answers.of_pairs),
+            TOKENS: Signature(inputs, answers.of_rows),
+        },
+        sample={DEFAULT: {"text": sample["text"]}, PAIRS: sample},
+    )
+
+
+class _Encoded(NamedTuple):
+    """Texts in which [MASK] stands for itself.
+
+    Attributes:
+        pieces: int32 [B, (pieces)].
+        positions: int32 [B, (masks)], of each mask in its text, in characters.
+    """
+
+    pieces: tf.RaggedTensor
+    positions: tf.RaggedTensor
+
+
+class _MaskAnswers:
+    """The pretrained model's functions."""
+
+    def __init__(self, pretrained: Pretrained, top_k: int, settings: Export) -> None:
+        self._pretrained = pretrained
+        self._top_k = top_k
+        self._vocabulary = pretrained.tokenizer.vocabulary
+        self._tokenizer = GraphTokenizer(self._vocabulary, pretrained.tokenizer.do_lower_case)
+        self._rows = RowBuilder(
+            self._vocabulary, pretrained.max_seq_length, fixed_length=settings.fixed_length
+        )
+
+    def of_texts(self, inputs: Tensors) -> Tensors:
+        """From strings [B] ``text``."""
+        encoded = self._encode(inputs["text"])
+        found = self._rows.of_texts(encoded.pieces)
+        places = self._places(found, encoded, segment=0)
+        answers = self._of_masks(found, places, encoded.positions)
+        return {name: answers[name] for name in ("position", "pieces", "scores")}
+
+    def of_pairs(self, inputs: Tensors) -> Tensors:
+        """From strings [B] ``text`` and ``text_b``."""
+        encoded = [self._encode(inputs[name]) for name in ("text", "text_b")]
+        found = self._rows.of_pairs(*(text.pieces for text in encoded))
+        places = [self._places(found, text, segment) for segment, text in enumerate(encoded)]
+        positions = [text.positions for text in encoded]
+        names = [
+            ragged.with_values(tf.fill(tf.shape(ragged.values), name))
+            for name, ragged in zip(("text", "text_b"), positions, strict=True)
+        ]
+        answers = self._of_masks(found, tf.concat(places, axis=1), tf.concat(positions, axis=1))
+        return answers | {"in": tf.concat(names, axis=1).to_tensor("")}
+
+    def of_rows(self, inputs: Tensors) -> Tensors:
+        """From the model's inputs and int32 [B, M] ``masked_lm_positions``."""
+        outputs = self._pretrained.model(inputs, training=False)
+        probabilities = tf.nn.softmax(outputs["masked_lm_logits"])  # [B, M, V]
+        scores, ids = tf.math.top_k(probabilities, self._top_k)
+        found = {"pieces": tf.gather(tf.constant(self._vocabulary.pieces), ids), "scores": scores}
+        if self._pretrained.has_next_sentence:
+            follows = tf.nn.softmax(outputs["next_sentence_logits"])[:, 0]
+            found["next_sentence_probability"] = follows
+        return found
+
+    def _encode(self, strings: tf.Tensor) -> _Encoded:
+        parts = tf.strings.split(strings, MASK)  # [B, (parts)]
+        pieces = self._tokenizer.tokenize(parts.values)  # [N, (pieces)]
+        # A mask goes before each part but the first of a text.
+        firsts = parts.row_starts()
+        is_later = tf.tensor_scatter_nd_update(
+            tf.ones_like(parts.values, tf.int64), firsts[:, tf.newaxis], tf.zeros_like(firsts)
+        )
+        masks = tf.fill([tf.reduce_sum(is_later)], self._vocabulary.mask_id)
+        with_masks = tf.concat([tf.RaggedTensor.from_row_lengths(masks, is_later), pieces], axis=1)
+        of_texts = tf.RaggedTensor.from_row_splits(
+            with_masks.values, tf.gather(with_masks.row_splits, parts.row_splits)
+        )
+        lengths = parts.with_values(tf.strings.length(parts.values, "UTF8_CHAR"))
+        before = tf.cumsum(lengths.to_tensor(), axis=1)[:, :-1]  # [B, M], parts before a mask
+        before += tf.range(tf.shape(before)[1]) * len(MASK)
+        return _Encoded(of_texts, tf.RaggedTensor.from_tensor(before, parts.row_lengths() - 1))
+
+    def _places(self, found: Rows, encoded: _Encoded, segment: int) -> tf.RaggedTensor:
+        """Where in its row each mask of a text is, int32 [B, (masks)]; -1 if it is cut away."""
+        is_mask = (found.input_ids == self._vocabulary.mask_id) & (found.segment_ids == segment)
+        position = tf.broadcast_to(tf.range(tf.shape(is_mask)[1]), tf.shape(is_mask))
+        counts = encoded.positions.row_lengths()
+        kept = tf.ragged.boolean_mask(position, is_mask).to_tensor(-1)
+        lost = tf.reduce_max(tf.concat([counts, [0]], axis=0)) - tf.shape(kept, tf.int64)[1]
+        kept = tf.pad(kept, [[0, 0], [0, lost]], constant_values=-1)
+        return tf.RaggedTensor.from_tensor(kept, counts)
+
+    def _of_masks(
+        self, found: Rows, places: tf.RaggedTensor, positions: tf.RaggedTensor
+    ) -> Tensors:
+        """Answers for every mask of texts, in the rows that show them.
+
+        Args:
+            found: the rows.
+            places: int32 [B, (masks)], of ``_places``.
+            positions: int32 [B, (masks)], in characters.
+        """
+        dense = places.to_tensor(-1)  # [B, M]
+        answers = self.of_rows({**found._asdict(), "masked_lm_positions": tf.maximum(dense, 0)})
+        is_there = (dense >= 0)[:, :, tf.newaxis]
+        return answers | {
+            "position": positions.to_tensor(-1),
+            "pieces": tf.where(is_there, answers["pieces"], ""),
+            "scores": tf.where(is_there, answers["scores"], 0.0),
+        }

@@ -1,0 +1,86 @@
+"""Takes a served model, returns a version's folder, whole or not at all; next: exporter.
+
+The folder is what TF Serving loads: ``saved_model.pb``, ``variables/`` and ``assets.extra/``, in
+which are the requests that warm a server up and what a reader wants to know of the model.
+"""
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from bert_tf.errors import InputError
+from bert_tf.export.served_model import ServedModel, saveable
+from bert_tf.export.warm_up import WARM_UP, write_warm_up
+from bert_tf.output_file import whole_folder
+from bert_tf.run_folder import locked
+
+EXTRA = "assets.extra"
+
+
+def next_version(export_dir: pathlib.Path, version: int | None) -> int:
+    """The number of a new version.
+
+    Args:
+        export_dir: the folder of the versions.
+        version: the one that is asked for; None for one more than the highest that is there.
+
+    Raises:
+        InputError: if it is there already.
+    """
+    there = [int(item.name) for item in export_dir.glob("[0-9]*") if item.name.isdecimal()]
+    if version is None:
+        return max(there, default=0) + 1
+    if version in there:
+        raise InputError(
+            f"--export_dir {export_dir}: version {version} is there already; a server may be using "
+            "it: give another --version, or none for the next one"
+        )
+    return version
+
+
+@contextlib.contextmanager
+def new_version(
+    export_dir: pathlib.Path, version: int | None
+) -> Iterator[tuple[pathlib.Path, int]]:
+    """A folder to write a version to, which gets its number when all of it is there.
+
+    Args:
+        export_dir: the folder of the versions; made if there is none.
+        version: see ``next_version``.
+
+    Yields:
+        The folder, whose name no server takes for a version, and the number.
+    """
+    with locked(export_dir, "--export_dir"):
+        number = next_version(export_dir, version)
+        with whole_folder(export_dir / str(number)) as folder:
+            yield folder, number
+
+
+def write_saved_model(
+    served: ServedModel, folder: pathlib.Path, *, batch_size: int | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Writes the graph, the weights and the warm-up requests.
+
+    Args:
+        served: the model.
+        folder: an empty one.
+        batch_size: of every request; None for any.
+
+    Returns:
+        The traced functions by name, and the sha256 of each file by its path in the folder.
+    """
+    module, signatures = saveable(served, batch_size)
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    extra = folder / EXTRA
+    extra.mkdir()
+    write_warm_up(served, extra / WARM_UP, batch_size=batch_size)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return signatures, {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }

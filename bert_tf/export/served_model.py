@@ -1,0 +1,130 @@
+"""Takes functions of named tensors, returns a module that can be saved; next: the tasks' graphs.
+
+What a task exports is a ServedModel: named functions and what goes with them. They become the
+signatures of a SavedModel, with one more, ``examples``, made from the first: it takes the same
+texts as serialized ``tf.train.Example``.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from bert_tf import run_folder
+from bert_tf.config import BertConfig
+from bert_tf.modeling import BertModel
+from bert_tf.tokenization import Vocabulary
+
+Tensors = dict[str, tf.Tensor]
+
+DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+TOKENS = "tokens"
+PAIRS = "pairs"
+EXAMPLES = "examples"
+
+
+class Signature(NamedTuple):
+    """A function of a served model.
+
+    Attributes:
+        inputs: dtype and shape of each argument, the first axis being the batch.
+        function: takes them by name, returns tensors by name.
+    """
+
+    inputs: Mapping[str, tf.TensorSpec]
+    function: Callable[[Tensors], Tensors]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """What a task exports.
+
+    Attributes:
+        task: of those of Predictor.
+        config: the model's architecture.
+        vocabulary: its word pieces.
+        signatures: by name; DEFAULT takes texts.
+        sample: for some of them, what a request may hold: for each input one example's value. The
+            requests that warm a server up are made of it.
+        files: what else travels with it, by name.
+    """
+
+    task: str
+    config: BertConfig
+    vocabulary: Vocabulary
+    signatures: Mapping[str, Signature]
+    sample: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def texts(*names: str) -> dict[str, tf.TensorSpec]:
+    """Inputs of one string for each example."""
+    return {name: tf.TensorSpec([None], tf.string, name) for name in names}
+
+
+def rows(*names: str, windows: bool = False) -> dict[str, tf.TensorSpec]:
+    """Inputs int32 [B, S] (or [B, C, S]); without names, those of BertModel."""
+    shape = [None] * (3 if windows else 2)
+    names = names or ("input_ids", "input_mask", "segment_ids")
+    return {name: tf.TensorSpec(shape, tf.int32, name) for name in names}
+
+
+def label_file(labels: Sequence[str]) -> dict[str, str]:
+    """The file of a model's labels, if it has any."""
+    return {run_folder.LABELS: "".join(f"{label}\n" for label in labels)} if labels else {}
+
+
+def merge_projections(model: Any) -> None:
+    """Makes a model's forward pass cheaper; it cannot be trained after that."""
+    for layer in (model, *model.layers):
+        if isinstance(layer, BertModel):
+            layer.merge_projections()
+
+
+def saveable(served: ServedModel, batch_size: int | None) -> tuple[tf.Module, dict[str, Any]]:
+    """Traces a model's functions.
+
+    Args:
+        served: the model.
+        batch_size: of every request; None for any.
+
+    Returns:
+        A module that holds the weights that the functions use, each once, and nothing else, and
+        the traced functions by name. What a session loads (as TF Serving does) must be variables
+        of such a module: Keras's own are not found there.
+    """
+    signatures = dict(served.signatures)
+    signatures[EXAMPLES] = _of_examples(signatures[DEFAULT])
+    traced = {name: _traced(signature, batch_size) for name, signature in signatures.items()}
+    module = tf.Module(name="served_model")
+    weights = {id(v): v for function in traced.values() for v in function.variables}
+    module.weights = list(weights.values())
+    return module, traced
+
+
+def _traced(signature: Signature, batch_size: int | None) -> Any:
+    specs = {
+        name: tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name)
+        for name, spec in signature.inputs.items()
+    }
+
+    def function(**inputs: tf.Tensor) -> Tensors:
+        return signature.function(inputs)
+
+    return tf.function(function, autograph=False).get_concrete_function(**specs)
+
+
+def _of_examples(signature: Signature) -> Signature:
+    """The same on serialized ``tf.train.Example`` that have its inputs as features."""
+    features = {
+        name: tf.io.FixedLenFeature([], spec.dtype)
+        if spec.shape.rank == 1
+        else tf.io.FixedLenSequenceFeature([], spec.dtype, allow_missing=True)
+        for name, spec in signature.inputs.items()
+    }
+
+    def function(inputs: Tensors) -> Tensors:
+        return signature.function(tf.io.parse_example(inputs[EXAMPLES], features))
+
+    return Signature(texts(EXAMPLES), function)

@@ -1,0 +1,166 @@
+"""Takes the pieces of texts, returns the rows that show them, in the graph; next: the tasks.
+
+What `packing` and `long_text` do with arrays, with tensors: the same rows, piece by piece. A row is
+gathered in one go from all pieces, as each of its positions knows which one it shows.
+
+Axes: B texts, S = seq_length, C = windows of a text.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bert_tf.long_text import HEAD_SHARE
+from bert_tf.tokenization import Vocabulary
+
+PADDING = 0  # as input_pipeline pads
+
+
+class Rows(NamedTuple):
+    """A model's inputs: int32 [B, S] each, or [B, C, S] for texts of several windows."""
+
+    input_ids: tf.Tensor
+    input_mask: tf.Tensor
+    segment_ids: tf.Tensor
+
+
+class RowBuilder:
+    """Puts rows together.
+
+    Args:
+        vocabulary: whose ``[CLS]`` and ``[SEP]`` they have.
+        max_seq_length: longest row, special pieces included.
+        fixed_length: whether rows are as long as that, whatever the texts; otherwise a batch's are
+            as long as its longest.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, max_seq_length: int, *, fixed_length: bool = False
+    ) -> None:
+        self._special = (vocabulary.cls_id, vocabulary.sep_id, PADDING)
+        self.max_seq_length = max_seq_length
+        self.fixed_length = fixed_length
+
+    def of_texts(self, texts: tf.RaggedTensor, how: str = "head") -> Rows:
+        """``[CLS] text [SEP]``.
+
+        Args:
+            texts: int32 [B, (pieces)].
+            how: what is shown of a text that is too long: ``head``, ``tail`` or ``head_tail``.
+        """
+        starts, lengths = _places(texts)
+        room = self.max_seq_length - 2
+        shown = tf.minimum(lengths, room)
+        heads = {"head": room, "tail": 0, "head_tail": round(room * HEAD_SHARE)}[how]
+        position = self._positions(shown + 2)
+        piece = position - 1
+        if how != "head":
+            # From the head's end on, counted from the text's end.
+            lost = (lengths - shown)[:, tf.newaxis]
+            piece += tf.where(piece < heads, 0, lost)
+        return self._gathered(texts.values, position, starts, piece, shown)
+
+    def of_pairs(
+        self, text_a: tf.RaggedTensor, text_b: tf.RaggedTensor, is_pair: tf.Tensor | None = None
+    ) -> Rows:
+        """``[CLS] a [SEP] b [SEP]``, cut as ``packing.truncated_lengths`` says.
+
+        Args:
+            text_a: int32 [B, (pieces)].
+            text_b: int32 [B, (pieces)].
+            is_pair: bool [B], which examples are pairs (default: all); the others are
+                ``[CLS] a [SEP]``, and their second text must be empty.
+        """
+        starts_a, lengths_a = _places(text_a)
+        starts_b, lengths_b = _places(text_b)
+        if is_pair is None:
+            is_pair = tf.ones_like(lengths_a, tf.bool)
+        special = tf.where(is_pair, 3, 2)
+        budget = self.max_seq_length - special
+        kept_a = tf.minimum(lengths_a, tf.maximum(budget - lengths_b, (budget + 1) // 2))
+        kept_b = tf.minimum(lengths_b, tf.maximum(budget - lengths_a, budget // 2))
+        position = self._positions(kept_a + kept_b + special)
+
+        end_a = (kept_a + 1)[:, tf.newaxis]  # [B, 1], where the first [SEP] is
+        end_b = tf.where(is_pair, kept_a + kept_b + 2, -1)[:, tf.newaxis]  # and the second
+        values = tf.concat([text_a.values, text_b.values, self._special], axis=0)
+        cls, sep, padding = (tf.size(values) - 3 + k for k in range(3))
+        of_b = tf.size(text_a.values) + starts_b[:, tf.newaxis] + position - end_a - 1
+        index = tf.where(position < end_b, of_b, padding)
+        index = tf.where(position < end_a, starts_a[:, tf.newaxis] + position - 1, index)
+        index = tf.where((position == end_a) | (position == end_b), sep, index)
+        index = tf.where(position == 0, cls, index)
+        in_b = (position > end_a) & (position <= end_b)
+        return Rows(
+            tf.gather(values, index),
+            tf.cast((position <= end_a) | in_b, tf.int32),
+            tf.cast(in_b, tf.int32),
+        )
+
+    def of_windows(self, texts: tf.RaggedTensor, stride: int, max_windows: int) -> Rows:
+        """``[CLS] window [SEP]`` for each window of a text; where there is none, all is 0.
+
+        Args:
+            texts: int32 [B, (pieces)].
+            stride: pieces between the starts of two windows.
+            max_windows: windows of a text; what is beyond them is not shown.
+        """
+        starts, lengths = _places(texts)
+        room = self.max_seq_length - 2
+        beyond = tf.maximum(lengths - room, 0)
+        counts = tf.minimum(1 + (beyond + stride - 1) // stride, max_windows)  # [B]
+        most = max_windows if self.fixed_length else tf.reduce_max(tf.concat([counts, [1]], axis=0))
+        window = tf.range(most)  # [C]
+        offsets = window * stride
+        shown = tf.clip_by_value(lengths[:, tf.newaxis] - offsets, 0, room)  # [B, C]
+        exists = window < counts[:, tf.newaxis]
+        flat = [-1]
+        rows = self._gathered(
+            texts.values,
+            position := self._positions(tf.reshape(shown + 2, flat)),
+            tf.reshape(starts[:, tf.newaxis] + offsets, flat),
+            position - 1,
+            tf.reshape(shown, flat),
+        )
+        shape = tf.concat([tf.shape(exists), tf.shape(position)[1:]], axis=0)  # B, C, S
+        there = tf.cast(exists, tf.int32)[:, :, tf.newaxis]
+        return Rows(*(tf.reshape(part, shape) * there for part in rows))
+
+    def _positions(self, row_lengths: tf.Tensor) -> tf.Tensor:
+        """int32 [1, S], long enough for rows of so many pieces, int32 [B]."""
+        longest: tf.Tensor | int = self.max_seq_length
+        if not self.fixed_length:
+            longest = tf.reduce_max(tf.concat([row_lengths, [2]], axis=0))
+        return tf.range(longest)[tf.newaxis]
+
+    def _gathered(
+        self,
+        pieces: tf.Tensor,
+        position: tf.Tensor,
+        starts: tf.Tensor,
+        piece: tf.Tensor,
+        shown: tf.Tensor,
+    ) -> Rows:
+        """Rows of one segment.
+
+        Args:
+            pieces: int32 [number of pieces], of all texts.
+            position: int32 [1, S].
+            starts: int32 [B], where each row's text begins among the pieces.
+            piece: int32 [1, S] or [B, S], which piece of its text each position shows.
+            shown: int32 [B], how many pieces a row shows.
+        """
+        values = tf.concat([pieces, self._special], axis=0)
+        cls, sep, padding = (tf.size(values) - 3 + k for k in range(3))
+        end = shown[:, tf.newaxis] + 1
+        index = tf.where(position < end, starts[:, tf.newaxis] + piece, padding)
+        index = tf.where(position == end, sep, index)
+        index = tf.where(position == 0, cls, index)
+        mask = tf.cast(position <= end, tf.int32)
+        return Rows(tf.gather(values, index), mask, tf.zeros_like(mask))
+
+
+def _places(texts: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where each text's pieces begin among all, and how many it has, int32 [B] each."""
+    splits = tf.cast(texts.row_splits, tf.int32)
+    return splits[:-1], splits[1:] - splits[:-1]
