@@ -66,7 +66,11 @@ def convert(
             output_path=str(exact),
         )
         if precision == "int8":
-            quantize_dynamic(exact, folder / FILE)
+            logging.disable(logging.WARNING)  # it would have the graph optimized first; it is
+            try:
+                quantize_dynamic(exact, folder / FILE)
+            finally:
+                logging.disable(logging.NOTSET)
         else:
             exact.rename(folder / FILE)
     path = folder / FILE
