@@ -117,8 +117,8 @@ def compare(function: Any, run: Run, path: pathlib.Path, precision: str, what: s
     if means[worst] > _TOLERANCES[precision]:
         raise InputError(
             f"{what}: the converted model's {worst} differs by {means[worst]:.2g} from "
-            f"TensorFlow's in the mean, more than {_TOLERANCES[precision]} for {precision}; nothing "
-            "is written"
+            f"TensorFlow's in the mean, more than {_TOLERANCES[precision]} for {precision}; "
+            "nothing is written"
         )
     size = path.stat().st_size
     weights = sum(4 * int(np.prod(variable.shape)) for variable in function.variables)
