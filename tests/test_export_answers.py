@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import pathlib
 import random
 import string
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,13 +18,13 @@ from bert_tf import Predictor, answer_spans, run_folder
 from bert_tf.answer_spans import chosen_answer
 from bert_tf.checkpoint import save_checkpoint
 from bert_tf.config import BertConfig, ModelFiles
-from bert_tf.context_windows import plan_windows
+from bert_tf.context_windows import best_rows, plan_windows
 from bert_tf.errors import InputError
 from bert_tf.export import answers, graph_answers
 from bert_tf.export.exporter import export
 from bert_tf.export.text_rows import ContextParts, RowBuilder
 from bert_tf.heads import BertSpanLabeler
-from bert_tf.tasks import question_answering
+from bert_tf.tasks import answer_finder, question_answering
 from bert_tf.tasks.model_files import write_model_files
 from bert_tf.tokenization import Vocabulary
 from bert_tf.use_config import Export
@@ -124,10 +126,9 @@ def exported(folder, **settings):
 
 
 def assert_equal_to_predictor(found, expected, top_k):
-    """Compares a batch's outputs with the predictor's dicts; returns the largest difference."""
+    """Compares a batch's outputs with the predictor's dicts."""
     keys = ("answer", "score", "start", "end")
     fill = ("", 0.0, -1, -1)
-    largest = 0.0
     for number, of_question in enumerate(expected):
         of_best = [[best[key] for key in keys] for best in of_question["answers"]]
         of_best += [fill] * (top_k - len(of_best))
@@ -144,7 +145,6 @@ def assert_equal_to_predictor(found, expected, top_k):
                 assert len(values) == len(right)
                 if key == "score":
                     np.testing.assert_allclose(values, right, rtol=0, atol=1e-5)
-                    largest = max(largest, np.abs(np.subtract(values, right)).max())
                 elif key == "answer":
                     assert [value.decode() for value in values] == right, of_question
                 else:
@@ -154,37 +154,131 @@ def assert_equal_to_predictor(found, expected, top_k):
             np.testing.assert_allclose(
                 found["null_odds"][number], of_question["null_odds"], rtol=1e-6, atol=3e-5
             )
-    return largest
 
 
-STORED = 0.8  # the threshold that a run has found
+class TiedSpanLabeler(BertSpanLabeler):
+    """Has few different logits, without rounding."""
+
+    def call(self, inputs, training=False, dropout_seed=None):
+        ids = inputs["input_ids"]
+        place = tf.range(tf.shape(ids)[1])
+        both = tf.stack([(ids * 5 + place) % 7, (ids * 3 + place * 2) % 5], axis=2)
+        return tf.cast(both, tf.float32)
 
 
-def store_threshold(folder):
-    (folder / run_folder.NULL_THRESHOLD).write_text(f'{{"null_score_diff_threshold": {STORED}}}')
+STORED = 0.8  # the threshold that the run of v2.0 has found
+TIED_BATCH = 61
 
 
-@pytest.mark.parametrize("with_null", [False, True], ids=["v1.1", "v2.0"])
-def test_answers_are_those_of_predictor(tmp_path, with_null):
-    folder = make_run(tmp_path / "run", version_2_with_negative=with_null)
-    if with_null:
-        store_threshold(folder)
-    model = exported(folder, top_k=3)
+class Served(NamedTuple):
+    """A run's folder, its export in a session, and what the predictor says."""
+
+    folder: pathlib.Path
+    model: Session
+    predictor: Predictor
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["v1.1", "v2.0"])
+def served(request, tmp_path_factory):
+    """Exports with rows of other lengths than those that the model was trained on."""
+    folder = tmp_path_factory.mktemp("answers") / "run"
+    make_run(folder, version_2_with_negative=request.param)
+    if request.param:
+        text = json.dumps({"null_score_diff_threshold": STORED})
+        (folder / run_folder.NULL_THRESHOLD).write_text(text)
+    model = exported(folder, top_k=3, max_seq_length=29)
+    path = folder / run_folder.RUN_CONFIG
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"max_seq_length": 29}))
+    yield Served(folder, model, Predictor.load(folder, top_k=3))
+    model.close()
+
+
+@pytest.fixture(scope="module", params=[(False, 7), (True, 1)], ids=["v1.1", "v2.0"])
+def tied(request, tmp_path_factory):
+    """With few different logits; of requests of one size, and with more answers than there are."""
+    with_null, n_best_size = request.param
+    folder = tmp_path_factory.mktemp("tied") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_finder, "BertSpanLabeler", TiedSpanLabeler)
+        make_run(folder, version_2_with_negative=with_null, n_best_size=n_best_size)
+        model = exported(folder, top_k=9, batch_size=TIED_BATCH, fixed_length=True)
+        predictor = Predictor.load(folder, top_k=9)
+    yield Served(folder, model, predictor)
+    model.close()
+
+
+def test_answers_are_those_of_predictor(served):
     pairs = PAIRS + random_pairs(5, 30)
-    expected = Predictor.load(folder, top_k=3).predict(pairs)
-    assert_equal_to_predictor(model.ask(pairs), expected, 3)
+    expected = served.predictor.predict(pairs)
+    assert_equal_to_predictor(served.model.ask(pairs), expected, 3)
     for number in range(0, len(pairs), 7):  # one alone is what it is among others
-        assert_equal_to_predictor(model.ask(pairs[number:][:1]), expected[number:][:1], 3)
+        assert_equal_to_predictor(served.model.ask(pairs[number:][:1]), expected[number:][:1], 3)
     assert len({answer["answer"] for answer in expected}) > 30
-    extra = tmp_path / "versions" / "1" / "assets.extra"
-    assert (extra / run_folder.NULL_THRESHOLD).exists() == with_null
-    if with_null:
+    extra = served.folder.parent / "versions" / "1" / "assets.extra"
+    stored, written = (folder / run_folder.NULL_THRESHOLD for folder in (served.folder, extra))
+    assert stored.exists() == written.exists()
+    if stored.exists():
+        assert json.loads(stored.read_text()) == json.loads(written.read_text())
         odds = [answer["null_odds"] for answer in expected]
         assert any(0 < value < STORED for value in odds)
         assert 0.1 < np.mean(np.greater(odds, STORED)) < 0.9
-        stored, written = (folder / run_folder.NULL_THRESHOLD for folder in (folder, extra))
-        assert json.loads(stored.read_text()) == json.loads(written.read_text())
-    model.close()
+
+
+def test_of_equals_the_same_is_given(tied):
+    pairs = (EQUAL_ROWS + PAIRS + random_pairs(6, 200))[: TIED_BATCH * 5]
+    assert_equal_in_batches(tied, pairs)
+
+
+def test_answers_about_the_strings_of_the_original(tied, shared):
+    lines = (shared / "goldens" / "tokenizer" / "cases.jsonl").read_text("utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines][::3]
+    pairs = list(zip(texts, texts[1:] + texts[:1], strict=True))
+    assert_equal_in_batches(tied, pairs[: len(pairs) // TIED_BATCH * TIED_BATCH])
+
+
+def assert_equal_in_batches(tied, pairs):
+    expected = tied.predictor.predict(pairs)
+    for first in range(0, len(pairs), TIED_BATCH):
+        batch = slice(first, first + TIED_BATCH)
+        assert_equal_to_predictor(tied.model.ask(pairs[batch]), expected[batch], 9)
+
+
+def test_examples_and_rows(served):
+    pairs = random_pairs(7, 11)
+    found = served.model.ask(pairs)
+    assert found["answers"].shape == (11, 3)
+    examples = []
+    for pair in pairs:
+        example = tf.train.Example()
+        for name, text in zip(("question", "context"), pair, strict=True):
+            example.features.feature[name].bytes_list.value.append(text.encode())
+        examples.append(example.SerializeToString())
+    for name, values in served.model("examples", examples=examples).items():
+        np.testing.assert_array_equal(values, found[name])
+
+    ids = np.random.default_rng(3).integers(0, len(PIECES), (3, 13)).astype(np.int32)
+    inputs = {
+        "input_ids": ids,
+        "input_mask": (np.arange(13) < [[13], [4], [9]]).astype(np.int32),
+        "segment_ids": (np.arange(13) > [[5], [2], [12]]).astype(np.int32),
+    }
+    logits = question_answering.load(served.folder).model(inputs, training=False).numpy()
+    found = served.model("tokens", **inputs)
+    np.testing.assert_allclose(found["start_logits"], logits[:, :, 0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found["end_logits"], logits[:, :, 1], rtol=0, atol=1e-4)
+
+
+def test_bytes_that_are_no_utf_8_are_ignored(served):
+    context = "the\ufffd river ba é of the able"
+    spoilt = context.encode().replace(b" ", b"\xff \xc3").replace(b"ba", b"b\xe2\x82a")
+    found = served.model(question=[b"the\xff"] * 2, context=[context.encode(), spoilt])
+    for values in found.values():
+        if values.dtype == np.float32:
+            np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(values[0], values[1])
+    nothing = served.model(question=np.array([], object), context=np.array([], object))
+    assert {name: len(values) for name, values in nothing.items()} == dict.fromkeys(found, 0)
 
 
 @pytest.mark.parametrize(("given", "threshold"), [(None, 0.0), (-1.7, -1.7)])
@@ -195,93 +289,6 @@ def test_the_threshold_that_is_applied_goes_along(tmp_path, given, threshold):
     settings = Export(model_dir=str(folder), export_dir="-")
     written = answers.served(folder, settings).files[run_folder.NULL_THRESHOLD]
     assert json.loads(written) == {"null_score_diff_threshold": threshold}
-
-
-def logits_with_ties(self, inputs, training=False, dropout_seed=None):
-    """In the place of BertSpanLabeler.call: few different logits, the same wherever they are."""
-    ids = inputs["input_ids"]
-    place = tf.range(tf.shape(ids)[1])
-    both = tf.stack([(ids * 5 + place) % 7, (ids * 3 + place * 2) % 5], axis=2)
-    return tf.cast(both, tf.float32)
-
-
-@pytest.fixture
-def tied(monkeypatch):
-    monkeypatch.setattr(BertSpanLabeler, "call", logits_with_ties)
-
-
-@pytest.mark.parametrize("with_null", [False, True])
-def test_of_equals_the_same_is_given(tied, tmp_path, with_null):
-    folder = make_run(tmp_path / "run", version_2_with_negative=with_null, max_answer_length=3)
-    model = exported(folder, top_k=9, batch_size=61, fixed_length=True)
-    pairs = (EQUAL_ROWS + PAIRS + random_pairs(6, 200))[: 61 * 5]
-    predictor = Predictor.load(folder, top_k=9)
-    for first in range(0, len(pairs), 61):
-        batch = pairs[first : first + 61]
-        assert_equal_to_predictor(model.ask(batch), predictor.predict(batch), 9)
-    model.close()
-
-
-@pytest.mark.parametrize("n_best_size", [1, 20])
-def test_answers_about_the_strings_of_the_original(tied, tmp_path, shared, n_best_size):
-    lines = (shared / "goldens" / "tokenizer" / "cases.jsonl").read_text("utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines][:: 7 if n_best_size == 1 else 3]
-    folder = make_run(tmp_path / "run", version_2_with_negative=True, n_best_size=n_best_size)
-    model = exported(folder, top_k=2)
-    pairs = list(zip(texts, texts[1:] + texts[:1], strict=True))
-    expected = Predictor.load(folder, top_k=2).predict(pairs)
-    assert_equal_to_predictor(model.ask(pairs), expected, 2)
-    model.close()
-
-
-def test_other_signatures_and_lengths(tmp_path):
-    folder = make_run(tmp_path / "run", version_2_with_negative=True)
-    longer = dict(yaml.safe_load((folder / run_folder.RUN_CONFIG).read_text()), max_seq_length=29)
-    model = exported(folder, max_seq_length=29)
-    (folder / run_folder.RUN_CONFIG).write_text(yaml.safe_dump(longer))
-    pairs = random_pairs(7, 11)
-    predictor = Predictor.load(folder)
-    found = model.ask(pairs)
-    assert_equal_to_predictor(found, predictor.predict(pairs), 5)
-    assert found["answers"].shape == (11, 5)
-
-    examples = []
-    for pair in pairs:
-        example = tf.train.Example()
-        for name, text in zip(("question", "context"), pair, strict=True):
-            example.features.feature[name].bytes_list.value.append(text.encode())
-        examples.append(example.SerializeToString())
-    for name, values in model("examples", examples=examples).items():
-        np.testing.assert_array_equal(values, found[name])
-
-    finder = question_answering.load(folder, dtype="float64")
-    ids = np.random.default_rng(3).integers(0, len(PIECES), (3, 13)).astype(np.int32)
-    inputs = {
-        "input_ids": ids,
-        "input_mask": (np.arange(13) < [[13], [4], [9]]).astype(np.int32),
-        "segment_ids": (np.arange(13) > [[5], [2], [12]]).astype(np.int32),
-    }
-    logits = finder.model(inputs, training=False).numpy()
-    found = model("tokens", **inputs)
-    np.testing.assert_allclose(found["start_logits"], logits[:, :, 0], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found["end_logits"], logits[:, :, 1], rtol=0, atol=1e-4)
-    model.close()
-
-
-def test_bytes_that_are_no_utf_8_are_ignored(tmp_path):
-    folder = make_run(tmp_path / "run")
-    model = exported(folder)
-    context = "the\ufffd river ba é of the able"
-    spoilt = context.encode().replace(b" ", b"\xff \xc3").replace(b"ba", b"b\xe2\x82a")
-    found = model(question=[b"the\xff"] * 2, context=[context.encode(), spoilt])
-    for name, values in found.items():
-        if name in ("score", "answer_scores"):
-            np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
-        else:
-            np.testing.assert_array_equal(values[0], values[1])
-    nothing = model(question=np.array([], object), context=np.array([], object))
-    assert {name: len(values) for name, values in nothing.items()} == dict.fromkeys(found, 0)
-    model.close()
 
 
 def test_what_cannot_be_exported_is_said(tmp_path):
@@ -339,6 +346,35 @@ def test_rows_show_questions_and_parts_of_contexts(tmp_path, fixed_length):
             assert parts.segment_starts[number] == len(first)
 
 
+def context_parts(plan, segment_starts):
+    parts = (plan.questions, plan.starts, plan.lengths, segment_starts)
+    return ContextParts(*(tf.constant(part, tf.int32) for part in parts))
+
+
+def test_pieces_are_read_off_the_row_with_the_most_around_them():
+    """Also where rows are so long that their lengths outweigh a piece."""
+    question_lengths, context_lengths = np.array([2, 0, 5]), np.array([431, 17, 389])
+    plan = plan_windows(question_lengths, context_lengths, 290, 143)
+    segment_starts = (question_lengths + 2)[plan.questions]
+    place = np.arange(290) - segment_starts[:, np.newaxis]
+    is_shown = (place >= 0) & (place < plan.lengths[:, np.newaxis])
+    before = np.array([0, 431, 448])[plan.questions] + plan.starts
+    found = graph_answers.is_read_here(
+        tf.constant(before[:, np.newaxis] + place, tf.int32),
+        tf.constant(is_shown),
+        context_parts(plan, segment_starts),
+        tf.constant(context_lengths.sum(), tf.int32),
+    ).numpy()
+    assert not (found & ~is_shown).any()
+    for question, (first, last) in enumerate(itertools.pairwise(plan.row_splits)):
+        starts, lengths = plan.starts[first:last], plan.lengths[first:last]
+        owner = best_rows(starts, lengths)
+        assert len(owner) == context_lengths[question]
+        for row, start, length in zip(range(last - first), starts, lengths, strict=True):
+            here = found[first + row][is_shown[first + row]]
+            np.testing.assert_array_equal(here, owner[start : start + length] == row)
+
+
 def texts_and_places(text, starts, ends):
     """Two functions of a context's spans: what stands there, and where."""
 
@@ -370,12 +406,7 @@ def test_answers_are_those_of_answer_spans(with_null, n_best_size):
 
         found = graph_answers.best_answers(
             tf.constant(logits),
-            ContextParts(
-                *(
-                    tf.constant(part, tf.int32)
-                    for part in (plan.questions, plan.starts, plan.lengths, segment_starts)
-                )
-            ),
+            context_parts(plan, segment_starts),
             graph_answers.Contexts(
                 tf.strings.unicode_decode(texts, "UTF-8"),
                 *(tf.ragged.constant([p.tolist() for p in of], tf.int32) for of in (starts, ends)),

@@ -82,8 +82,8 @@ def best_answers(
         n_best_size: how many starts, ends and answers.
         max_answer_length: longest answer in pieces.
         with_null: whether no answer is one of the questions' answers. It is among them then,
-            whatever its rank, and so is the best that is one. Otherwise it is the last, so low that
-            its probability is 0 unless it is alone.
+            whatever its rank, and so is the best span. Otherwise it is the last, so low that its
+            probability is 0 unless it is alone.
         width: W, at least one more than ``n_best_size``.
     """
     num_questions = contexts.points.nrows(out_type=tf.int32)
@@ -107,9 +107,9 @@ def best_answers(
     is_null = found.pieces[:, 0] == _NOWHERE
     before = tf.searchsorted(found.questions, tf.range(num_questions))
     rank = tf.range(tf.size(first)) - tf.gather(before, found.questions)  # among the question's
-    nulls_before = tf.cumsum(tf.cast(is_null, tf.int32), exclusive=True) - found.questions
-    is_best = rank == nulls_before  # of those that are answers
-    kept = tf.reshape(tf.where(is_null | is_best | (rank < n_best_size)), [-1])
+    # The best span needs no such care: no answer is not above it where only one is kept, as a row's
+    # best start and end are a pair only if they are above those of its own [CLS].
+    kept = tf.reshape(tf.where(is_null | (rank < n_best_size)), [-1])
     questions = tf.gather(found.questions, kept)
 
     def table(values: tf.Tensor, nothing: object) -> tf.Tensor:
@@ -151,6 +151,34 @@ def chosen_column(answers: Answers, threshold: float) -> tf.Tensor:
     return tf.argmax(tf.cast(given, tf.int32), axis=1, output_type=tf.int32)
 
 
+def is_read_here(
+    piece: tf.Tensor, is_shown: tf.Tensor, parts: ContextParts, num_pieces: tf.Tensor
+) -> tf.Tensor:
+    """Whether it is this row, of those that show a piece, off which it is read: bool [R, S].
+
+    The rule is that of ``context_windows.best_rows``.
+
+    Args:
+        piece: int32 [R, S], of those of all contexts.
+        is_shown: bool [R, S], whether the row has it.
+        parts: which part of its context each row shows.
+        num_pieces: of all contexts.
+    """
+    lengths = parts.lengths[:, tf.newaxis]
+    place = tf.range(tf.shape(piece)[1]) - parts.segment_starts[:, tf.newaxis]
+    around = tf.minimum(place, lengths - 1 - place)
+    score = tf.cast(around, tf.float64) + 0.01 * tf.cast(lengths, tf.float64)
+
+    shown = tf.where(is_shown)  # [number of pieces in rows, 2], the rows in their order
+    row = shown[:, 0]
+    piece, score = tf.gather_nd(piece, shown), tf.gather_nd(score, shown)
+    best = tf.math.unsorted_segment_max(score, piece, num_pieces)
+    most = tf.where(score == tf.gather(best, piece), row, row.dtype.max)
+    first = tf.math.unsorted_segment_min(most, piece, num_pieces)
+    is_here = row == tf.gather(first, piece)
+    return tf.scatter_nd(shown, is_here, tf.shape(is_shown, out_type=tf.int64))
+
+
 def _permitted(
     logits: tf.Tensor,
     parts: ContextParts,
@@ -169,7 +197,7 @@ def _permitted(
     before = tf.cast(tf.gather(contexts.starts.row_starts(), parts.questions), tf.int32)
     row_start = before + parts.starts - parts.segment_starts
     piece = row_start[:, tf.newaxis] + position  # [R, S], of those of all contexts
-    is_start = _is_read_here(piece, is_end, parts, tf.size(contexts.starts.values))
+    is_start = is_read_here(piece, is_end, parts, tf.size(contexts.starts.values))
 
     within = (position <= last)[:, :, tf.newaxis]
     known = tf.transpose(tf.where(within, logits, logits.dtype.min), [2, 0, 1])  # [2, R, S]
@@ -198,34 +226,6 @@ def _permitted(
     ]
     pieces = tf.gather(row_start, row)[:, tf.newaxis] + places
     return _Candidates(tf.gather(parts.questions, row), pieces, scores[0] + scores[1])
-
-
-def _is_read_here(
-    piece: tf.Tensor, is_shown: tf.Tensor, parts: ContextParts, num_pieces: tf.Tensor
-) -> tf.Tensor:
-    """Whether it is this row, of those that show a piece, off which it is read: bool [R, S].
-
-    The rule is that of ``context_windows.best_rows``.
-
-    Args:
-        piece: int32 [R, S], of those of all contexts.
-        is_shown: bool [R, S], whether the row has it.
-        parts: which part of its context each row shows.
-        num_pieces: of all contexts.
-    """
-    lengths = parts.lengths[:, tf.newaxis]
-    place = tf.range(tf.shape(piece)[1]) - parts.segment_starts[:, tf.newaxis]
-    around = tf.minimum(place, lengths - 1 - place)
-    score = tf.cast(around, tf.float64) + 0.01 * tf.cast(lengths, tf.float64)
-
-    shown = tf.where(is_shown)  # [number of pieces in rows, 2], the rows in their order
-    row = shown[:, 0]
-    piece, score = tf.gather_nd(piece, shown), tf.gather_nd(score, shown)
-    best = tf.math.unsorted_segment_max(score, piece, num_pieces)
-    most = tf.where(score == tf.gather(best, piece), row, row.dtype.max)
-    first = tf.math.unsorted_segment_min(most, piece, num_pieces)
-    is_here = row == tf.gather(first, piece)
-    return tf.scatter_nd(shown, is_here, tf.shape(is_shown, out_type=tf.int64))
 
 
 def _no_answers(
