@@ -228,7 +228,12 @@ def remember_inputs(folder: pathlib.Path, inputs: Mapping[str, Any]) -> None:
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, json_text(values))
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """What a JSON file holds."""
+    return json.dumps(values, indent=2) + "\n"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

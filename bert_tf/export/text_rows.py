@@ -1,9 +1,10 @@
 """Takes the pieces of texts, returns the rows that show them, in the graph; next: the tasks.
 
-What `packing` and `long_text` do with arrays, with tensors: the same rows, piece by piece. A row is
-gathered in one go from all pieces, as each of its positions knows which one it shows.
+What `packing`, `long_text` and `context_windows` do with arrays, with tensors: the same rows, piece
+by piece. A row is gathered in one go from all pieces, as each of its positions knows which one it
+shows.
 
-Axes: B texts, S = seq_length, C = windows of a text.
+Axes: B texts, S = seq_length, C = windows of a text, R = rows of all questions.
 """
 
 from typing import NamedTuple
@@ -22,6 +23,36 @@ class Rows(NamedTuple):
     input_ids: tf.Tensor
     input_mask: tf.Tensor
     segment_ids: tf.Tensor
+
+
+class ContextParts(NamedTuple):
+    """Which part of its context each row of a question shows: ContextWindows as tensors.
+
+    Attributes:
+        questions: int32 [R], the question of each row, in their order.
+        starts: int32 [R], the first piece of the context that it shows.
+        lengths: int32 [R], how many pieces of the context it shows.
+        segment_starts: int32 [R], the position of the first of them.
+    """
+
+    questions: tf.Tensor
+    starts: tf.Tensor
+    lengths: tf.Tensor
+    segment_starts: tf.Tensor
+
+
+class _Shown(NamedTuple):
+    """What rows show of texts.
+
+    Attributes:
+        pieces: int32 [number of pieces], of all texts.
+        starts: int32 [B], where among them each row's begin.
+        lengths: int32 [B], how many pieces each row shows.
+    """
+
+    pieces: tf.Tensor
+    starts: tf.Tensor
+    lengths: tf.Tensor
 
 
 class RowBuilder:
@@ -79,22 +110,10 @@ class RowBuilder:
         budget = self.max_seq_length - special
         kept_a = tf.minimum(lengths_a, tf.maximum(budget - lengths_b, (budget + 1) // 2))
         kept_b = tf.minimum(lengths_b, tf.maximum(budget - lengths_a, budget // 2))
-        position = self._positions(kept_a + kept_b + special)
-
-        end_a = (kept_a + 1)[:, tf.newaxis]  # [B, 1], where the first [SEP] is
-        end_b = tf.where(is_pair, kept_a + kept_b + 2, -1)[:, tf.newaxis]  # and the second
-        values = tf.concat([text_a.values, text_b.values, self._special], axis=0)
-        cls, sep, padding = (tf.size(values) - 3 + k for k in range(3))
-        of_b = tf.size(text_a.values) + starts_b[:, tf.newaxis] + position - end_a - 1
-        index = tf.where(position < end_b, of_b, padding)
-        index = tf.where(position < end_a, starts_a[:, tf.newaxis] + position - 1, index)
-        index = tf.where((position == end_a) | (position == end_b), sep, index)
-        index = tf.where(position == 0, cls, index)
-        in_b = (position > end_a) & (position <= end_b)
-        return Rows(
-            tf.gather(values, index),
-            tf.cast((position <= end_a) | in_b, tf.int32),
-            tf.cast(in_b, tf.int32),
+        return self._joined(
+            _Shown(text_a.values, starts_a, kept_a),
+            _Shown(text_b.values, starts_b, kept_b),
+            is_pair,
         )
 
     def of_windows(self, texts: tf.RaggedTensor, stride: int, max_windows: int) -> Rows:
@@ -125,6 +144,68 @@ class RowBuilder:
         shape = tf.concat([tf.shape(exists), tf.shape(position)[1:]], axis=0)  # B, C, S
         there = tf.cast(exists, tf.int32)[:, :, tf.newaxis]
         return Rows(*(tf.reshape(part, shape) * there for part in rows))
+
+    def of_questions(
+        self,
+        questions: tf.RaggedTensor,
+        contexts: tf.RaggedTensor,
+        *,
+        max_query_length: int,
+        doc_stride: int,
+    ) -> tuple[Rows, ContextParts]:
+        """``[CLS] question [SEP] part [SEP]`` for each part of a context, as ``plan_windows`` says.
+
+        Args:
+            questions: int32 [B, (pieces)].
+            contexts: int32 [B, (pieces)].
+            max_query_length: pieces that are kept of a question; they leave room for a context.
+            doc_stride: pieces between the starts of two parts.
+
+        Returns:
+            The rows, int32 [R, S], and which part of its context each shows.
+        """
+        question_starts, question_lengths = _places(questions)
+        context_starts, context_lengths = _places(contexts)
+        question_lengths = tf.minimum(question_lengths, max_query_length)
+        room = self.max_seq_length - 3 - question_lengths
+        stride = tf.minimum(doc_stride, room)
+        beyond = tf.maximum(context_lengths - room, 0)
+        counts = 1 + (beyond + stride - 1) // stride  # [B]
+
+        question = tf.repeat(tf.range(tf.size(counts)), counts)  # [R]
+        before = tf.gather(tf.cumsum(counts, exclusive=True), question)
+        starts = (tf.range(tf.size(question)) - before) * tf.gather(stride, question)
+        left = tf.gather(context_lengths, question) - starts
+        lengths = tf.minimum(left, tf.gather(room, question))
+        question_lengths = tf.gather(question_lengths, question)
+        found = self._joined(
+            _Shown(questions.values, tf.gather(question_starts, question), question_lengths),
+            _Shown(contexts.values, tf.gather(context_starts, question) + starts, lengths),
+            tf.ones_like(question, tf.bool),
+        )
+        return found, ContextParts(question, starts, lengths, question_lengths + 2)
+
+    def _joined(self, text_a: _Shown, text_b: _Shown, is_pair: tf.Tensor) -> Rows:
+        """Rows of two segments, or of one where there is no pair, bool [B]."""
+        end_a = text_a.lengths + 1  # [B], where the first [SEP] is
+        end_b = tf.where(is_pair, end_a + text_b.lengths + 1, -1)  # and the second
+        position = self._positions(tf.maximum(end_a, end_b) + 1)
+        starts_a, starts_b, end_a, end_b = (
+            of_row[:, tf.newaxis] for of_row in (text_a.starts, text_b.starts, end_a, end_b)
+        )
+        values = tf.concat([text_a.pieces, text_b.pieces, self._special], axis=0)
+        cls, sep, padding = (tf.size(values) - 3 + k for k in range(3))
+        of_b = tf.size(text_a.pieces) + starts_b + position - end_a - 1
+        index = tf.where(position < end_b, of_b, padding)
+        index = tf.where(position < end_a, starts_a + position - 1, index)
+        index = tf.where((position == end_a) | (position == end_b), sep, index)
+        index = tf.where(position == 0, cls, index)
+        in_b = (position > end_a) & (position <= end_b)
+        return Rows(
+            tf.gather(values, index),
+            tf.cast((position <= end_a) | in_b, tf.int32),
+            tf.cast(in_b, tf.int32),
+        )
 
     def _positions(self, row_lengths: tf.Tensor) -> tf.Tensor:
         """int32 [1, S], long enough for rows of so many pieces, int32 [B]."""

@@ -90,6 +90,7 @@ class AnswerFinder:
         settings: of the run that it belongs to.
         config: the model's architecture.
         tokenizer: of the model's vocabulary.
+        dtype: a Keras dtype policy; by default the one of the settings' precision.
 
     Attributes:
         model: with new weights.
@@ -98,11 +99,16 @@ class AnswerFinder:
     """
 
     def __init__(
-        self, settings: QuestionAnswering, config: BertConfig, tokenizer: FullTokenizer
+        self,
+        settings: QuestionAnswering,
+        config: BertConfig,
+        tokenizer: FullTokenizer,
+        *,
+        dtype: str | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
-        self.model = BertSpanLabeler(config, dtype=DTYPE_POLICIES[settings.precision])
+        self.model = BertSpanLabeler(config, dtype=dtype or DTYPE_POLICIES[settings.precision])
         self.loss = Loss(
             self._terms, lambda batch: {"loss": examples_weight(batch["start_positions"])}
         )

@@ -22,10 +22,6 @@ def load(model: pathlib.Path | ModelFiles, top_k: int = 5) -> "AnswerPredictor":
     Raises:
         InputError: if the folder holds no trained answer finder.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "answers are those of a finished run_squad run: give its folder as --model_dir"
-        )
     if top_k < 1:
         raise InputError(f"top_k must be at least 1, but is {top_k}")
     return AnswerPredictor(question_answering.load(model), top_k)

@@ -19,7 +19,7 @@ from bert_tf.answer_metrics import (
 )
 from bert_tf.answer_spans import Answer, Span, best_answer, chosen_answer, null_odds, probabilities
 from bert_tf.checkpoint import load_checkpoint
-from bert_tf.config import QuestionAnswering
+from bert_tf.config import ModelFiles, QuestionAnswering
 from bert_tf.errors import InputError, listed
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.answer_finder import AnswerFinder, Asked, question_losses
@@ -27,7 +27,7 @@ from bert_tf.tasks.model_files import read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
 COMMAND = "run_squad"
-_THRESHOLD = "null_score_diff_threshold"
+THRESHOLD = "null_score_diff_threshold"  # what NULL_THRESHOLD holds
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +37,33 @@ def run(settings: QuestionAnswering) -> dict[str, float]:
     return fine_tuning.run(settings, COMMAND, _prepare)
 
 
-def load(folder: pathlib.Path) -> AnswerFinder:
-    """The answer finder of a trained run's folder, with the threshold that was found for it."""
-    settings, config, tokenizer = read_trained(folder, COMMAND, QuestionAnswering)
+def load(
+    model: pathlib.Path | ModelFiles,
+    *,
+    dtype: str | None = None,
+    max_seq_length: int | None = None,
+) -> AnswerFinder:
+    """The answer finder of a trained run's folder, with the threshold that was found for it.
+
+    Args:
+        model: the folder.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: the longest row; by default the run's.
+
+    Raises:
+        InputError: if it is no such folder.
+    """
+    if isinstance(model, ModelFiles):
+        raise InputError(
+            "answers are those of a finished run_squad run: give its folder as --model_dir"
+        )
+    settings, config, tokenizer = read_trained(model, COMMAND, QuestionAnswering, max_seq_length)
     threshold = settings.null_score_diff_threshold
     if threshold is None:
-        threshold = _stored_threshold(folder)
+        threshold = _stored_threshold(model)
     settings = dataclasses.replace(settings, null_score_diff_threshold=threshold)
-    finder = AnswerFinder(settings, config, tokenizer)
-    load_checkpoint(finder.model, folder / run_folder.CHECKPOINT)
+    finder = AnswerFinder(settings, config, tokenizer, dtype=dtype)
+    load_checkpoint(finder.model, model / run_folder.CHECKPOINT)
     return finder
 
 
@@ -177,7 +195,7 @@ class _Prepared(fine_tuning.Task):
         if not found:
             return 0.0
         threshold = found["f1"].value
-        run_folder.write_json(folder / run_folder.NULL_THRESHOLD, {_THRESHOLD: threshold})
+        run_folder.write_json(folder / run_folder.NULL_THRESHOLD, {THRESHOLD: threshold})
         log.info("no answer is given for null odds above %s, which is stored now", threshold)
         return threshold
 
@@ -284,7 +302,7 @@ def _spans(asked: Asked, questions: Questions) -> list[Span | None]:
 def _stored_threshold(folder: pathlib.Path) -> float | None:
     """What was found for the folder's model."""
     path = folder / run_folder.NULL_THRESHOLD
-    return float(json.loads(path.read_text())[_THRESHOLD]) if path.exists() else None
+    return float(json.loads(path.read_text())[THRESHOLD]) if path.exists() else None
 
 
 def _write(folder: pathlib.Path, name: str, values: dict[str, Any]) -> None:
