@@ -354,6 +354,18 @@ def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
     assert [item.name for item in folder.glob("*")] in ([], [".lock"])
 
 
+@pytest.mark.parametrize("task", ["classification", "multiple_choice", "question_answering"])
+def test_a_bare_checkpoint_has_no_such_head(task, runs, tmp_path, capsys):
+    prefix = runs["single"]
+    files = [
+        f"--vocab_file={prefix / 'vocab.txt'}",
+        f"--bert_config_file={prefix / 'bert_config.json'}",
+        f"--init_checkpoint={prefix / 'bert_model.ckpt'}",
+    ]
+    assert main(["export", f"--task={task}", f"--export_dir={tmp_path}", *files]) == 2
+    assert "give its folder as --model_dir" in capsys.readouterr().err
+
+
 def test_no_export_dir(runs, capsys):
     assert main(["export", f"--model_dir={runs['single']}"]) == 2
     assert "--export_dir is missing" in capsys.readouterr().err

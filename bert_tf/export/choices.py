@@ -7,6 +7,7 @@ import pathlib
 
 import tensorflow as tf
 
+from bert_tf.config import ModelFiles
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
@@ -22,14 +23,14 @@ from bert_tf.tasks import multiple_choice
 from bert_tf.use_config import Export
 
 
-def served(folder: pathlib.Path, settings: Export) -> ServedModel:
+def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
     """What ``ChoicePredictor`` says of contexts, ``text``, and their ``choices`` [B, C].
 
     Where questions have different numbers of choices, ``""`` stands for none. Of each question:
     ``label``, the number of the likeliest, which is the ``choice``, its ``score``, and
     ``probabilities`` [B, C], 0 where there is no choice.
     """
-    scorer = multiple_choice.load(folder, **settings.changes())
+    scorer = multiple_choice.load(model, **settings.changes())
     merge_projections(scorer.model)
     vocabulary = scorer.tokenizer.vocabulary
     tokenizer = GraphTokenizer(vocabulary, scorer.tokenizer.do_lower_case)

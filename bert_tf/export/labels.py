@@ -7,6 +7,7 @@ import pathlib
 
 import tensorflow as tf
 
+from bert_tf.config import ModelFiles
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
@@ -25,14 +26,14 @@ from bert_tf.tasks.text_classifier import TextClassifier
 from bert_tf.use_config import Export
 
 
-def served(folder: pathlib.Path, settings: Export) -> ServedModel:
+def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
     """What ``LabelPredictor`` says of texts, or pairs of texts.
 
     Of each text, as ``Predictor`` has it: ``label``, ``score`` and ``probabilities`` [B, L], whose
     columns ``classes`` names; with several labels per text also ``labels`` [B, M], those above one
     half, filled up with ``""``; for a regression the ``score`` alone.
     """
-    classifier = classification.load(folder, **settings.changes())
+    classifier = classification.load(model, **settings.changes())
     merge_projections(classifier.model)
     answers = _LabelAnswers(classifier, settings)
     pairs = classification.takes_pairs(classifier)

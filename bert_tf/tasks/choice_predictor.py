@@ -21,10 +21,6 @@ def load(model: pathlib.Path | ModelFiles) -> "ChoicePredictor":
     Raises:
         InputError: if the folder holds no trained model of multiple choice.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "choices are made by a finished run_multiple_choice run: give its folder as --model_dir"
-        )
     return ChoicePredictor(multiple_choice.load(model))
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
-from bert_tf.config import Classification
+from bert_tf.config import Classification, ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import fine_tuning
@@ -34,20 +34,30 @@ def run(settings: Classification) -> dict[str, float]:
 
 
 def load(
-    folder: pathlib.Path, *, dtype: str | None = None, max_seq_length: int | None = None
+    model: pathlib.Path | ModelFiles,
+    *,
+    dtype: str | None = None,
+    max_seq_length: int | None = None,
 ) -> TextClassifier:
     """The classifier of a trained run's folder.
 
     Args:
-        folder: of the run.
+        model: the folder.
         dtype: a Keras dtype policy; float32 by default.
         max_seq_length: the longest row; by default the run's.
+
+    Raises:
+        InputError: if it is not the folder of a trained classifier.
     """
-    settings, config, tokenizer = read_trained(folder, COMMAND, Classification, max_seq_length)
+    if isinstance(model, ModelFiles):
+        raise InputError(
+            "labels are those of a finished run_classifier run: give its folder as --model_dir"
+        )
+    settings, config, tokenizer = read_trained(model, COMMAND, Classification, max_seq_length)
     task = _find_task(settings)
-    labels = _labels_of(folder, task)
+    labels = _labels_of(model, task)
     classifier = TextClassifier(settings, config, tokenizer, labels, task.task_type, dtype=dtype)
-    load_checkpoint(classifier.model, folder / run_folder.CHECKPOINT)
+    load_checkpoint(classifier.model, model / run_folder.CHECKPOINT)
     return classifier
 
 

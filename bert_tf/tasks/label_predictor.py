@@ -19,10 +19,6 @@ def load(model: pathlib.Path | ModelFiles) -> "LabelPredictor":
     Raises:
         InputError: if the folder holds no trained classifier.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "labels are those of a finished run_classifier run: give its folder as --model_dir"
-        )
     return LabelPredictor(classification.load(model))
 
 

@@ -14,7 +14,8 @@ import scipy.special
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
-from bert_tf.config import MultipleChoice
+from bert_tf.config import ModelFiles, MultipleChoice
+from bert_tf.errors import InputError
 from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.choice_data import Questions, read_questions, split_names
@@ -32,18 +33,28 @@ def run(settings: MultipleChoice) -> dict[str, float]:
 
 
 def load(
-    folder: pathlib.Path, *, dtype: str | None = None, max_seq_length: int | None = None
+    model: pathlib.Path | ModelFiles,
+    *,
+    dtype: str | None = None,
+    max_seq_length: int | None = None,
 ) -> ChoiceScorer:
     """The scorer of a trained run's folder.
 
     Args:
-        folder: of the run.
+        model: the folder.
         dtype: a Keras dtype policy; float32 by default.
         max_seq_length: the longest row; by default the run's.
+
+    Raises:
+        InputError: if it is not the folder of a trained model of multiple choice.
     """
-    trained = read_trained(folder, COMMAND, MultipleChoice, max_seq_length)
+    if isinstance(model, ModelFiles):
+        raise InputError(
+            "choices are made by a finished run_multiple_choice run: give its folder as --model_dir"
+        )
+    trained = read_trained(model, COMMAND, MultipleChoice, max_seq_length)
     scorer = ChoiceScorer(*trained, dtype=dtype)
-    load_checkpoint(scorer.model, folder / run_folder.CHECKPOINT)
+    load_checkpoint(scorer.model, model / run_folder.CHECKPOINT)
     return scorer
 
 
