@@ -130,13 +130,18 @@ def serialized_examples(inputs):
     for row in rows:
         features = {
             name: tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=[text.encode() for text in np.ravel(value)])
+                bytes_list=tf.train.BytesList(value=[text.encode() for text in _texts(value)])
             )
             for name, value in zip(inputs, row, strict=True)
         }
         example = tf.train.Example(features=tf.train.Features(feature=features))
         found.append(example.SerializeToString())
     return {EXAMPLES: np.array(found, object)}
+
+
+def _texts(value):
+    """A text, or several, as a list; an array of str would lose a NUL at the end."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def some_inputs(signature, texts):
