@@ -39,8 +39,8 @@ def predict(stub, model, examples, *, signature="", version=None, timeout=10.0):
         request.model_spec.version.value = version
     for name in examples[0]:
         column = [example[name] for example in examples]
-        # Of numbers, those that a model takes are int32.
-        is_text = np.array(column).dtype.kind in "US"
+        # The numbers that a model takes are int32.
+        is_text = np.array(column).dtype.kind == "U"
         dtype = tf.string if is_text else tf.int32
         request.inputs[name].CopyFrom(tf.make_tensor_proto(column, dtype))
     response = stub.Predict(request, timeout)
@@ -78,8 +78,9 @@ def main(arguments=None):
         except grpc.RpcError as error:
             print(f"{given.server}: {error.code().name}: {error.details()}", file=sys.stderr)
             return 1
+    columns = {name: plain(values.tolist()) for name, values in sorted(outputs.items())}
     for row, example in enumerate(examples):
-        answer = {name: plain(values[row].tolist()) for name, values in sorted(outputs.items())}
+        answer = {name: values[row] for name, values in columns.items()}
         print(json.dumps({**example, **answer}, ensure_ascii=False))
     return 0
 
