@@ -162,6 +162,11 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def predictors(runs):
+    return {task: Predictor.load(folder, task=task) for task, folder in runs.items()}
+
+
+@pytest.fixture(scope="module")
 def models(runs, tmp_path_factory):
     return Models(
         {
@@ -212,43 +217,43 @@ def ask(request, no_proxies, capsys):
     return run
 
 
-def test_texts(ask, runs):
+def test_texts(ask, predictors):
     status, answers, said = ask("--model=features", *TEXTS)
     assert (status, said) == (0, "")
     name = "output" if ask.leaves_out_single_names else "vector"
-    expected = Predictor.load(runs["features"], task="features").predict(TEXTS)
+    expected = predictors["features"].predict(TEXTS)
     assert [answer["text"] for answer in answers] == TEXTS
     for answer, other in zip(answers, expected, strict=True):
         assert set(answer) == {"text", name}
         np.testing.assert_allclose(answer[name], other["vector"], rtol=0, atol=1e-5)
 
 
-def test_objects(ask, runs):
+def test_objects(ask, predictors):
     objects = [{"text": text, "choices": choices} for text, choices in QUESTIONS]
     status, answers, said = ask("--model=multiple_choice", *map(json.dumps, objects))
     assert (status, said) == (0, "")
-    expected = Predictor.load(runs["multiple_choice"]).predict(QUESTIONS)
+    expected = predictors["multiple_choice"].predict(QUESTIONS)
     for answer, other in zip(answers, expected, strict=True):
         serving_tasks.assert_same(answer, other)
 
 
-def test_another_signature_and_a_version(ask, runs):
+def test_another_signature_and_a_version(ask, predictors):
     pair = {"text": "the river", "text_b": "of the"}
     status, answers, _ = ask(
         "--model=features", "--signature=pairs", "--version=7", json.dumps(pair)
     )
     assert status == 0
-    (expected,) = Predictor.load(runs["features"], task="features").predict([tuple(pair.values())])
+    (expected,) = predictors["features"].predict([tuple(pair.values())])
     vector = answers[0]["output" if ask.leaves_out_single_names else "vector"]
     np.testing.assert_allclose(vector, expected["vector"], rtol=0, atol=1e-5)
 
 
-def test_ids(ask, runs):
+def test_ids(ask, predictors):
     ids = [PIECES.index(piece) for piece in ("[CLS]", "the", "river", "[SEP]")]
     row = {"input_ids": ids, "input_mask": [1] * 4, "segment_ids": [0] * 4}
     status, answers, _ = ask("--model=features", "--signature=tokens", *[json.dumps(row)] * 2)
     assert status == 0
-    (expected,) = Predictor.load(runs["features"], task="features").predict(["the river"])
+    (expected,) = predictors["features"].predict(["the river"])
     for answer in answers:
         vector = answer["output" if ask.leaves_out_single_names else "vector"]
         np.testing.assert_allclose(vector, expected["vector"], rtol=0, atol=1e-5)
