@@ -30,8 +30,14 @@ EXPORTERS: dict[str, Callable[..., ServedModel]] = {
     "features": vectors.served,
 }
 
-# How a server that is started with --enable_batching puts requests together.
-_BATCHING_PARAMETERS = """max_batch_size { value: 32 }
+# How a server that is started with --enable_batching puts requests together. What it says of shapes
+# is what MergeInputTensors of TF Serving's batching_session.cc does.
+_BATCHING_PARAMETERS = """# A request may have this many examples; one that has more is refused.
+# Requests come together whose inputs differ in the first axis alone, as those of texts do. Where
+# some have more choices than others, or longer rows (signature tokens), those that come together
+# are refused: give all the same shape, or start the server without --enable_batching. Do not set
+# pad_variable_length_inputs: it fills up with copies of the first element, which are not padding.
+max_batch_size { value: 32 }
 batch_timeout_micros { value: 2000 }
 max_enqueued_batches { value: 100 }
 num_batch_threads { value: 2 }

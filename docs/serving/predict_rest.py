@@ -1,0 +1,98 @@
+"""Asks a served model over REST, with nothing but Python's standard library.
+
+    python predict_rest.py --model support "Where is my parcel?" "I was charged twice."
+    python predict_rest.py --model pairs '{"text": "It rains.", "text_b": "It is wet outside."}'
+
+An example is a text, or a JSON object of the signature's inputs by name. What the model says of
+each is printed as one JSON object. The forms are those of
+https://www.tensorflow.org/tfx/serving/api_rest: rows ("instances"), or with --columns columns
+("inputs").
+"""
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+
+
+def predict(url, examples, *, signature="serving_default", columns=False, timeout=10.0):
+    """Asks for one answer to each example.
+
+    Args:
+        url: of the model, http://HOST:PORT/v1/models/NAME, and /versions/NUMBER if it is not to
+            be the latest.
+        examples: dicts of the signature's inputs by name; of the same names each, and lists of the
+            same length.
+        signature: of the model.
+        columns: whether to ask in columns instead of rows; the answers are the same.
+        timeout: seconds.
+
+    Returns:
+        For each example a dict of the signature's outputs by name; of a signature with a single
+        output, what it says, without the name, which the server leaves out.
+
+    Raises:
+        RuntimeError: with what the server says, if it refuses the request.
+    """
+    request = {"signature_name": signature}
+    if columns:
+        request["inputs"] = {name: [example[name] for example in examples] for name in examples[0]}
+    else:
+        request["instances"] = examples
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(
+                f"{url}:predict",
+                json.dumps(request).encode(),
+                {"Content-Type": "application/json"},
+            ),
+            timeout=timeout,
+        ) as response:
+            answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read().decode(errors="replace")
+        raise RuntimeError(f"{url}: HTTP {error.code}: {body}") from error
+    if not columns:
+        return answer["predictions"]
+    outputs = answer["outputs"]
+    if isinstance(outputs, list):
+        return outputs
+    return [
+        dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)
+    ]
+
+
+def main(arguments=None):
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("examples", nargs="+", help="texts, or JSON objects")
+    parser.add_argument("--server", default="localhost:8501", help="host:port (%(default)s)")
+    parser.add_argument("--model", required=True, help="the model's name on the server")
+    parser.add_argument("--signature", default="serving_default", help="(%(default)s)")
+    parser.add_argument("--version", type=int, help="of the model; by default the latest")
+    parser.add_argument("--columns", action="store_true", help="ask in columns, not in rows")
+    given = parser.parse_args(arguments)
+    examples = [
+        json.loads(example) if example.startswith("{") else {"text": example}
+        for example in given.examples
+    ]
+    url = f"http://{given.server}/v1/models/{given.model}"
+    if given.version is not None:
+        url += f"/versions/{given.version}"
+    try:
+        answers = predict(url, examples, signature=given.signature, columns=given.columns)
+    except (OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for example, answer in zip(examples, answers, strict=True):
+        named = answer if isinstance(answer, dict) else {"output": answer}
+        print(json.dumps({**example, **dict(sorted(named.items()))}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Runs of every task that can be exported, what their exports are asked, and what that stands for.
+
+What a signature takes is read from the signature; the rest of a task is said here once.
+"""
+
+import json
+
+import numpy as np
+import tensorflow as tf
+from small_models import make_run
+
+from bert_tf.export.exporter import export
+from bert_tf.export.served_model import EXAMPLES
+from bert_tf.heads import (
+    BertClassifier,
+    BertMultipleChoice,
+    BertPretrainer,
+    BertSpanLabeler,
+    BertTagger,
+)
+from bert_tf.tasks.tagging_data import allowed_by
+from bert_tf.use_config import Export
+
+LABELS = ("schön", "so so", "bad", "中")
+TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
+BATCH = 19  # texts of a request
+
+# As a Predictor takes them; a signature takes some of these.
+ORDER = ("question", "text", "text_b", "context", "choices")
+
+
+def write_run(folder, task):
+    """Writes what a finished run of a task leaves, with random weights."""
+    if task in ("fill_mask", "features"):
+        return make_run(folder, BertPretrainer, "run_pretraining", {})
+    if task == "classification":
+        settings = {"max_seq_length": 19, "long_text": "head_tail"}
+        model = lambda config: BertClassifier(config, len(LABELS))  # noqa: E731
+        return make_run(folder, model, "run_classifier", settings, LABELS)
+    if task == "multiple_choice":
+        return make_run(folder, BertMultipleChoice, "run_multiple_choice", {"max_seq_length": 31})
+    if task == "tagging":
+        settings = {"max_seq_length": 17, "crf": True}
+        model = lambda config: BertTagger(  # noqa: E731
+            config, len(TAGS), use_crf=True, allowed=allowed_by(TAGS)
+        )
+        return make_run(folder, model, "run_tagger", settings, TAGS)
+    assert task == "question_answering", f"how does a run for {task} look?"
+    settings = {
+        "max_seq_length": 37, "max_query_length": 9, "doc_stride": 11, "max_answer_length": 7,
+        "version_2_with_negative": True, "null_score_diff_threshold": 0.0, "train_file": "train",
+    }  # fmt: skip
+    return make_run(folder, BertSpanLabeler, "run_squad", settings)
+
+
+def export_elsewhere(run, task, folder):
+    """Exports a run as version 7 of a model, and moves it from where it was made."""
+    made = export(Export(model_dir=str(run), task=task, export_dir=str(folder / "made"), version=7))
+    (folder / "moved").mkdir()
+    moved = made.rename(folder / "moved" / "7")
+    (folder / "made").rename(folder / "gone")
+    return moved
+
+
+def hard_texts(testdata, goldens=None):
+    """Texts that tokenizers stumble over, of 1 to 31 characters.
+
+    Args:
+        testdata: the folder of the tests' data.
+        goldens: that of the goldens, for more of them.
+    """
+    files = [testdata / "tokenizer" / "sample.jsonl"]
+    if goldens is not None:
+        files.append(goldens / "tokenizer" / "cases.jsonl")
+    texts = ["a", "[MASK] [CLS]", "\0", " \n\t ", "ﬃ" * 19, "e\u0301\u0323" * 9, "ΑΣ ΣΑΣ. " * 3]
+    for file in files:
+        lines = file.read_text("utf-8").splitlines()
+        texts += [json.loads(line)["text"] for line in lines[:: max(1, len(lines) // 50)]]
+    return [text[:31] for text in texts if text]
+
+
+def ranks(signature):
+    """The inputs of a signature of tf.saved_model.load: name -> rank."""
+    return {name: spec.shape.rank for name, spec in signature.structured_input_signature[1].items()}
+
+
+def examples(task, inputs, texts):
+    """What a Predictor is asked: texts, or as many of what is made of several of them.
+
+    Args:
+        task: which.
+        inputs: of the default signature, name -> rank.
+        texts: hard ones.
+    """
+    if task == "fill_mask":
+        texts = [f"{text[:9]}[MASK]{text[9:]}" for text in texts]
+    if task == "multiple_choice":
+        texts = [text for text in texts if text.strip()]  # empty ones are refused
+    names = sorted(inputs, key=ORDER.index)
+
+    def value(name, number):
+        if inputs[name] == 1:
+            return texts[number % len(texts)]
+        return [texts[(number + k) % len(texts)] for k in range(2 + number % 3)]
+
+    columns = [
+        [value(name, 5 * number + row) for row in range(len(texts))]
+        for number, name in enumerate(names)
+    ]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def columns(inputs, asked):
+    """The same as a signature's inputs, name -> array: "" stands for what one has less of."""
+    names = sorted(inputs, key=ORDER.index)
+    found = {}
+    parts = [asked] if len(names) == 1 else list(zip(*asked, strict=True))
+    for name, values in zip(names, parts, strict=True):
+        if inputs[name] == 2:
+            most = max(map(len, values))
+            values = [[*row, *[""] * (most - len(row))] for row in values]
+        found[name] = np.array(values, object)
+    return found
+
+
+def serialized_examples(inputs):
+    """The same as tf.train.Example."""
+    rows = zip(*inputs.values(), strict=True)
+    found = []
+    for row in rows:
+        features = {
+            name: tf.train.Feature(
+                bytes_list=tf.train.BytesList(value=[text.encode() for text in _texts(value)])
+            )
+            for name, value in zip(inputs, row, strict=True)
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        found.append(example.SerializeToString())
+    return {EXAMPLES: np.array(found, object)}
+
+
+def _texts(value):
+    """A text, or several, as a list; an array of str would lose a NUL at the end."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def some_inputs(signature, texts):
+    """Inputs that any signature takes: texts, or rows of ones and zeros."""
+    random = np.random.default_rng(3)
+    found = {}
+    for name, spec in signature.structured_input_signature[1].items():
+        if spec.dtype == tf.string:
+            shape = [5, 3][: spec.shape.rank]
+            found[name] = random.choice(np.array(texts, object), shape)
+        else:
+            values = random.integers(0, 2, [5, 3, 7] if spec.shape.rank == 3 else [5, 7])
+            values[..., 0] = 1  # no row may be without a piece
+            found[name] = values.astype(spec.dtype.as_numpy_dtype)
+    return found
+
+
+def answers(task, outputs, asked):
+    """What a Predictor says, but for what it was asked, of a signature's outputs, name -> array."""
+    rows = [
+        {name: _plain(values[i]) for name, values in outputs.items()} for i in range(len(asked))
+    ]
+    return [_ANSWERS[task](row, question) for row, question in zip(rows, asked, strict=True)]
+
+
+def assert_same(found, expected, where="answer"):
+    """Strings and whole numbers are equal, and scores as near as 1e-5."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        for key, value in expected.items():
+            assert_same(found[key], value, f"{where}/{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, value in enumerate(expected):
+            assert_same(found[number], value, f"{where}/{number}")
+    elif isinstance(expected, float):
+        assert abs(found - expected) <= 1e-5, f"{where}: {found}, not {expected}"
+    else:
+        assert found == expected, where
+
+
+def _plain(value):
+    """Lists, strings and numbers."""
+    if isinstance(value, (list, np.ndarray)):
+        return [_plain(part) for part in value]
+    return value.decode() if isinstance(value, bytes) else value.item()
+
+
+def _items(row, names):
+    """One dict for each item of lists in a row: names of the lists -> keys."""
+    return [
+        dict(zip(names.values(), values, strict=True))
+        for values in zip(*(row[name] for name in names), strict=True)
+    ]
+
+
+def _label(row, asked):
+    assert set(row) == {"label", "score", "probabilities", "classes"}
+    probabilities = dict(zip(row["classes"], row["probabilities"], strict=True))
+    return {"label": row["label"], "score": row["score"], "probabilities": probabilities}
+
+
+def _choice(row, asked):
+    there = len(asked[1])
+    assert not any(row["probabilities"][there:])
+    return {**row, "probabilities": row["probabilities"][:there]}
+
+
+def _tags(row, asked):
+    words = {"words": "word", "word_starts": "start", "word_ends": "end", "tags": "tag"}
+    entities = {
+        f"entity_{name}": key
+        for name, key in {
+            "types": "type",
+            "texts": "text",
+            "starts": "start",
+            "ends": "end",
+        }.items()
+    }
+    found = {
+        "words": _items(row, {**words, "scores": "score"}),
+        "entities": _items(row, {**entities, "entity_scores": "score"}),
+    }
+    return {key: [item for item in items if item["start"] >= 0] for key, items in found.items()}
+
+
+def _answer(row, asked):
+    names = {"answers": "answer", "answer_scores": "score"}
+    named = _items(row, {**names, "answer_starts": "start", "answer_ends": "end"})
+    found = {key: row[key] for key in ("answer", "score", "start", "end")}
+    for item in (found, *named):
+        if item["start"] < 0:
+            item.update(start=None, end=None)
+    # Of no answer the text is empty too, but its score is not 0.
+    named = [item for item in named if item["score"] > 0]
+    return {**found, "null_odds": row["null_odds"], "answers": named}
+
+
+def _masks(row, asked):
+    masks = []
+    for position, *found in zip(row["position"], row["pieces"], row["scores"], strict=True):
+        predictions = _items(dict(enumerate(found)), {0: "piece", 1: "score"})
+        if position >= 0:
+            masks.append({"position": position, "predictions": predictions})
+    return {"masks": masks}
+
+
+_ANSWERS = {
+    "classification": _label,
+    "multiple_choice": _choice,
+    "tagging": _tags,
+    "question_answering": _answer,
+    "fill_mask": _masks,
+    "features": lambda row, asked: row,
+}
