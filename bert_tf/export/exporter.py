@@ -12,8 +12,8 @@ from bert_tf.config import ModelFiles
 from bert_tf.export import answers, choices, labels, litert, masks, onnx_file, vectors
 from bert_tf.export.conversion import write_report
 from bert_tf.export.model_card import write_model_card
-from bert_tf.export.saved_model import EXTRA, new_version, write_saved_model
-from bert_tf.export.served_model import ServedModel
+from bert_tf.export.saved_model import new_version, write_saved_model
+from bert_tf.export.served_model import EXTRA, ServedModel
 from bert_tf.tasks.model_task import check_options, task_of
 from bert_tf.use_config import Export
 

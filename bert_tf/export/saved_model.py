@@ -15,6 +15,7 @@ from bert_tf.errors import InputError
 from bert_tf.export.served_model import (
     DEFAULT,
     EXAMPLES,
+    EXTRA,
     ServedModel,
     of_examples,
     saveable,
@@ -22,8 +23,6 @@ from bert_tf.export.served_model import (
 from bert_tf.export.warm_up import WARM_UP, write_warm_up
 from bert_tf.output_file import whole_folder
 from bert_tf.run_folder import locked
-
-EXTRA = "assets.extra"
 
 
 def next_version(export_dir: pathlib.Path, version: int | None) -> int:

@@ -23,6 +23,8 @@ TOKENS = "tokens"
 PAIRS = "pairs"
 EXAMPLES = "examples"
 
+EXTRA = "assets.extra"  # the folder of what a server does not read, but for the warm-up
+
 
 class Signature(NamedTuple):
     """A function of a served model.

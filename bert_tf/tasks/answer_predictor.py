@@ -9,7 +9,7 @@ from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.tasks import question_answering
 from bert_tf.tasks.answer_finder import AnswerFinder, Context
-from bert_tf.tasks.task_predictor import NameOf, Text, is_pair
+from bert_tf.tasks.task_predictor import NameOf, Text, is_pair, parse_question
 
 
 def load(model: pathlib.Path | ModelFiles, top_k: int = 5) -> "AnswerPredictor":
@@ -46,13 +46,7 @@ class AnswerPredictor:
 
     def parse(self, line: str, name: str) -> Text:
         """See TaskPredictor."""
-        question, tab, context = line.partition("\t")
-        if not tab:
-            raise InputError(
-                f"{name}: this model takes a question and, after a tab, the context that it is "
-                f"about, but there is no tab: {line[:80]!r}"
-            )
-        return question, context
+        return parse_question(line, name)
 
     def predict(
         self, texts: Sequence[Any], batch_size: int, name_of: NameOf

@@ -12,7 +12,7 @@ from bert_tf.errors import InputError
 from bert_tf.tasks import multiple_choice
 from bert_tf.tasks.choice_data import Question, question_of
 from bert_tf.tasks.choice_scorer import ChoiceScorer
-from bert_tf.tasks.task_predictor import NameOf, Text
+from bert_tf.tasks.task_predictor import NameOf, Text, parse_choices
 
 
 def load(model: pathlib.Path | ModelFiles) -> "ChoicePredictor":
@@ -40,13 +40,7 @@ class ChoicePredictor:
 
     def parse(self, line: str, name: str) -> Text:
         """See TaskPredictor; a tab stands before each choice."""
-        context, *choices = line.split("\t")
-        if len(choices) < 2:
-            raise InputError(
-                f"{name}: this model takes a context and at least 2 choices, with a tab before "
-                f"each, but the input has {len(choices)} tabs: {line!r}"
-            )
-        return context, choices
+        return parse_choices(line, name)
 
     def predict(
         self, texts: Sequence[Any], batch_size: int, name_of: NameOf

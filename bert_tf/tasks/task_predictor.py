@@ -71,6 +71,28 @@ def parse_text_or_pair(line: str, name: str) -> TextOrPair:
     return (first, others[0]) if others else first
 
 
+def parse_question(line: str, name: str) -> tuple[str, str]:
+    """A line of a question and its context; see TaskPredictor.parse."""
+    question, tab, context = line.partition("\t")
+    if not tab:
+        raise InputError(
+            f"{name}: this model takes a question and, after a tab, the context that it is about, "
+            f"but there is no tab: {line[:80]!r}"
+        )
+    return question, context
+
+
+def parse_choices(line: str, name: str) -> tuple[str, list[str]]:
+    """A line of a context and its choices; see TaskPredictor.parse."""
+    context, *choices = line.split("\t")
+    if len(choices) < 2:
+        raise InputError(
+            f"{name}: this model takes a context and at least 2 choices, with a tab before each, "
+            f"but the input has {len(choices)} tabs: {line!r}"
+        )
+    return context, choices
+
+
 def named_parts(text: TextOrPair) -> dict[str, str]:
     """The texts of an input, under their names in an answer."""
     return dict(zip(("text", "text_b"), [text] if isinstance(text, str) else text, strict=False))
