@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> None:
     answer = Predictor.load(exported).predict([settings.text])[0]
     print(json.dumps(answer, ensure_ascii=False, indent=2))
     say(
-        f"done. The model is in {settings.output_dir}, and for TF Serving in {exported}. Ask it more "
+        f"done. The model is in {settings.output_dir}, for TF Serving in {exported}. Ask it more "
         "with\n"
         f'  bert-tf predict --model_dir={settings.output_dir} "How do I change my password?"\n'
         "and with a real checkpoint and your own files, run\n"
