@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
-from bert_tf.export import choices, labels, masks, vectors
+from bert_tf.export import choices, labels, masks, tags, vectors
 from bert_tf.export.model_card import write_model_card
 from bert_tf.export.saved_model import EXTRA, new_version, write_saved_model
 from bert_tf.export.served_model import ServedModel
@@ -23,6 +23,7 @@ BATCHING = "batching_parameters.txt"
 # Each takes a folder or a ModelFiles and the settings, and the task's own options by keyword.
 EXPORTERS: dict[str, Callable[..., ServedModel]] = {
     "classification": labels.served,
+    "tagging": tags.served,
     "multiple_choice": choices.served,
     "fill_mask": masks.served,
     "features": vectors.served,

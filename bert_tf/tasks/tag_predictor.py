@@ -102,11 +102,11 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     found = []
     for match in re.finditer(r"\S+", text):
         start, end = match.span()
-        while start < end and _is_mark(text[start]):
+        while start < end and is_mark(text[start]):
             found.append((start, start + 1))
             start += 1
         last = end
-        while start < last and _is_mark(text[last - 1]):
+        while start < last and is_mark(text[last - 1]):
             last -= 1
         if start < last:
             found.append((start, last))
@@ -115,7 +115,8 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 @functools.lru_cache(maxsize=65536)
-def _is_mark(character: str) -> bool:
+def is_mark(character: str) -> bool:
+    """Whether a character is a word of its own at the beginning or the end of others."""
     return unicodedata.category(character)[0] in "PS"
 
 

@@ -36,10 +36,19 @@ def run(settings: Tagging) -> dict[str, float]:
     return fine_tuning.run(settings, COMMAND, _prepare)
 
 
-def load(folder: pathlib.Path) -> WordTagger:
-    """The tagger of a trained run's folder."""
-    settings, config, tokenizer = read_trained(folder, COMMAND, Tagging)
-    tagger = WordTagger(settings, config, tokenizer, read_label_file(folder / run_folder.LABELS))
+def load(
+    folder: pathlib.Path, *, dtype: str | None = None, max_seq_length: int | None = None
+) -> WordTagger:
+    """The tagger of a trained run's folder.
+
+    Args:
+        folder: of the run.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: the longest row; by default the run's.
+    """
+    settings, config, tokenizer = read_trained(folder, COMMAND, Tagging, max_seq_length)
+    labels = read_label_file(folder / run_folder.LABELS)
+    tagger = WordTagger(settings, config, tokenizer, labels, dtype=dtype)
     load_checkpoint(tagger.model, folder / run_folder.CHECKPOINT)
     return tagger
 
