@@ -12,7 +12,6 @@ from small_models import LETTERS, TEXTS, make_run
 
 from bert_tf import Predictor
 from bert_tf.cli.main import main
-from bert_tf.config import Tagging
 from bert_tf.errors import InputError
 from bert_tf.export.graph_words import GraphWords
 from bert_tf.export.word_rows import WordRowBuilder
@@ -88,7 +87,7 @@ def runs(tmp_path_factory):
             # The words around a sentence: there are none around a text.
             settings = {"max_seq_length": MAX_SEQ_LENGTH, "crf": use_crf, "doc_context": use_crf}
             folder = tmp_path_factory.mktemp("runs") / name
-            made[name] = make_run(folder, model, "run_tagger", (Tagging, settings), labels)
+            made[name] = make_run(folder, model, "run_tagger", settings, labels)
         return made[name]
 
     return run
@@ -306,6 +305,15 @@ class TestWordRowBuilder:
         (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n" + "\n".join(LETTERS) + "\n")
         vocabulary = Vocabulary(tmp_path / "vocab.txt")
         builder = WordRowBuilder(vocabulary, max_seq_length)
+        of_words = tf.function(
+            builder.of_words,
+            input_signature=[
+                tf.RaggedTensorSpec([None, None], tf.int32),
+                tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([None], tf.int32),
+            ],
+            autograph=False,
+        )
         rng = np.random.default_rng(max_seq_length)
         num_continued = num_empty = 0
         for _ in range(30):
@@ -327,7 +335,7 @@ class TestWordRowBuilder:
                 sep_id=vocabulary.sep_id,
                 unk_id=vocabulary.unk_id,
             )
-            found = builder.of_words(
+            found = of_words(
                 tf.RaggedTensor.from_row_splits(values, piece_splits),
                 tf.repeat(tf.range(6), num_words),
                 tf.constant(splits, tf.int32),

@@ -1,6 +1,5 @@
 """Takes a trained tagger and texts, returns words with tags, and entities; next: predictor."""
 
-import functools
 import pathlib
 import re
 import unicodedata
@@ -114,7 +113,6 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return found
 
 
-@functools.lru_cache(maxsize=65536)
 def is_mark(character: str) -> bool:
     """Whether a character is a word of its own at the beginning or the end of others."""
     return unicodedata.category(character)[0] in "PS"
