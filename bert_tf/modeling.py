@@ -141,20 +141,13 @@ class SelfAttention(keras.layers.Layer):
         scale = 1.0 / math.sqrt(self.config.hidden_size // self.config.num_attention_heads)
         scales = (scale, 1.0, 1.0)  # the scale of the scores goes on the query
         parts = (self.query, self.key, self.value)
-        self.merged = tuple(
-            tf.Variable(
-                tf.concat(
-                    [
-                        tf.cast(getattr(part, name).value, tf.float32) * factor
-                        for part, factor in zip(parts, scales, strict=True)
-                    ],
-                    axis=-1,
-                ),
-                trainable=False,
-                dtype=self.compute_dtype,
-            )
-            for name in ("kernel", "bias")
-        )  # kernel [H, 3 H] and bias [3 H]
+
+        def merged(name: str) -> tf.Variable:
+            weights = (tf.cast(getattr(part, name).value, tf.float32) for part in parts)
+            scaled = [value * factor for value, factor in zip(weights, scales, strict=True)]
+            return tf.Variable(tf.cast(tf.concat(scaled, axis=-1), self.compute_dtype))
+
+        self.merged = (merged("kernel"), merged("bias"))  # [H, 3 H] and [3 H]
 
     def _projected(self, x: tf.Tensor, shape: list[Any]) -> list[tf.Tensor]:
         """Float [T, H] -> queries, keys and values, [B, N, S, D] each, the queries scaled.

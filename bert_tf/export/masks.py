@@ -138,8 +138,9 @@ class _MaskAnswers:
         is_mask = (found.input_ids == self._vocabulary.mask_id) & (found.segment_ids == segment)
         position = tf.broadcast_to(tf.range(tf.shape(is_mask)[1]), tf.shape(is_mask))
         counts = encoded.positions.row_lengths()
-        shape = [None, tf.reduce_max(tf.concat([counts, [0]], axis=0))]
-        kept = tf.ragged.boolean_mask(position, is_mask).to_tensor(-1, shape)
+        kept = tf.ragged.boolean_mask(position, is_mask).to_tensor(-1)
+        lost = tf.reduce_max(tf.concat([counts, [0]], axis=0)) - tf.shape(kept, tf.int64)[1]
+        kept = tf.pad(kept, [[0, 0], [0, lost]], constant_values=-1)
         return tf.RaggedTensor.from_tensor(kept, counts)
 
     def _of_masks(

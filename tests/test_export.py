@@ -1,0 +1,356 @@
+"""What is exported says what Predictor says; a session loads it, as TF Serving does."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import PAIRS, TEXTS, make_run
+
+import bert_tf
+from bert_tf.cli.main import main
+from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
+
+LABELS = ("billing", "delivery", "other")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of runs, by name."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def classifier(name, num_labels, pooling=None, **settings):
+        return make_run(
+            root / name,
+            lambda config: BertClassifier(config, num_labels, window_pooling=pooling),
+            "run_classifier",
+            {"max_seq_length": 19, **settings},
+            LABELS[:num_labels] if settings.get("task_type") != "regression" else (),
+        )
+
+    return {
+        "single": classifier("single", 3),
+        "multi": classifier("multi", 3, task_type="multi_label"),
+        "regression": classifier("regression", 1, task_type="regression"),
+        "pairs": classifier("pairs", 2, text_b_column="text_b"),
+        "tail": classifier("tail", 3, long_text="tail"),
+        "head_tail": classifier("head_tail", 3, long_text="head_tail"),
+        "windows": classifier(
+            "windows", 3, "attention", long_text="windows", window_pooling="attention"
+        ),
+        "choices": make_run(
+            root / "choices",
+            BertMultipleChoice,
+            "run_multiple_choice",
+            {"max_seq_length": 19},
+        ),
+        "pretraining": make_run(root / "pretraining", BertPretrainer, "run_pretraining", {}),
+    }
+
+
+class Served:
+    """An export in a session, without the code that made it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        with self._session.graph.as_default():
+            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
+        self._signatures = loaded.signature_def
+
+    def __call__(self, name="serving_default", **inputs):
+        signature = self._signatures[name]
+        outputs = {key: output.name for key, output in signature.outputs.items()}
+        feed = {signature.inputs[key].name: value for key, value in inputs.items()}
+        return self._session.run(outputs, feed)
+
+    def in_batches(self, inputs, size, name="serving_default"):
+        """Each example's outputs, of batches of some size."""
+        found = []
+        for start in range(0, len(next(iter(inputs.values()))), size):
+            batch = {key: values[start : start + size] for key, values in inputs.items()}
+            outputs = self(name, **batch)
+            count = len(next(iter(batch.values())))
+            found += [{key: value[i] for key, value in outputs.items()} for i in range(count)]
+        return found
+
+
+@pytest.fixture(scope="module")
+def export(runs, tmp_path_factory):
+    """Exports a run with the command, once for each set of flags."""
+    made = {}
+
+    def export(name, *flags):
+        if (name, flags) not in made:
+            folder = tmp_path_factory.mktemp(name)
+            command = ["export", f"--model_dir={runs[name]}", f"--export_dir={folder}", *flags]
+            assert main(command) == 0
+            made[name, flags] = Served((folder / "1").rename(folder / "moved"))
+        return made[name, flags]
+
+    return export
+
+
+def encoded(texts):
+    """Inputs of a signature: text, and of pairs text_b."""
+    if isinstance(texts[0], str):
+        return {"text": [text.encode() for text in texts]}
+    return {
+        name: [pair[part].encode() for pair in texts]
+        for part, name in enumerate(("text", "text_b"))
+    }
+
+
+def examples(inputs):
+    """The same as serialized tf.train.Example."""
+    return [
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={
+                    name: tf.train.Feature(
+                        bytes_list=tf.train.BytesList(
+                            value=value if isinstance(value, list) else [value]
+                        )
+                    )
+                    for name, value in zip(inputs, values, strict=True)
+                }
+            )
+        ).SerializeToString()
+        for values in zip(*inputs.values(), strict=True)
+    ]
+
+
+def assert_labels(found, expected):
+    """A classifier's outputs are an answer of Predictor."""
+    if "probabilities" not in expected:
+        assert set(found) == {"score"}
+    else:
+        assert found["label"].decode() == expected["label"]
+        classes = [name.decode() for name in found["classes"]]
+        np.testing.assert_allclose(
+            found["probabilities"],
+            [expected["probabilities"][name] for name in classes],
+            atol=1e-5,
+        )
+    if "labels" in expected:
+        assert [name.decode() for name in found["labels"] if name] == expected["labels"]
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-5)
+
+
+CLASSIFIERS = ["single", "multi", "regression", "pairs", "tail", "head_tail", "windows"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(name, runs, export):
+    texts = PAIRS if name == "pairs" else TEXTS
+    expected = bert_tf.Predictor.load(runs[name]).predict(texts)
+    scores = [answer["score"] for answer in expected]
+    assert np.ptp(scores) > 0.1  # or else nothing would be compared
+    inputs = encoded(texts)
+    for size in (1, 3, len(texts)):
+        for found, answer in zip(export(name).in_batches(inputs, size), expected, strict=True):
+            assert_labels(found, answer)
+    of_examples = export(name).in_batches({"examples": examples(inputs)}, 4, "examples")
+    for found, answer in zip(of_examples, expected, strict=True):
+        assert_labels(found, answer)
+
+
+def test_tokens_take_ids(runs, export):
+    ids = np.array([[2, 58, 59, 3], [2, 60, 3, 0]], np.int32)
+    mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], np.int32)
+    found = export("single")("tokens", input_ids=ids, input_mask=mask, segment_ids=0 * ids)
+    assert found["probabilities"].shape == (2, 3)
+    one = export("single")(
+        "tokens", input_ids=ids[1:, :3], input_mask=mask[1:, :3], segment_ids=0 * ids[1:, :3]
+    )
+    np.testing.assert_allclose(found["probabilities"][1:], one["probabilities"], atol=1e-5)
+
+
+def test_choices(runs, export):
+    texts = [text for text in TEXTS if text.strip()]
+    questions = [(text, [*texts[i:], *texts][: 2 + i % 3]) for i, text in enumerate(texts)]
+    expected = bert_tf.Predictor.load(runs["choices"]).predict(questions)
+    most = max(len(choices) for _, choices in questions)
+    inputs = {
+        "text": [text.encode() for text, _ in questions],
+        "choices": [
+            [choice.encode() for choice in choices] + [b""] * (most - len(choices))
+            for _, choices in questions
+        ],
+    }
+    served = export("choices")
+    for found in (
+        served.in_batches(inputs, 3),
+        served.in_batches({"examples": examples(inputs)}, 4, "examples"),
+    ):
+        for answer, other in zip(found, expected, strict=True):
+            count = len(other["probabilities"])
+            assert answer["label"] == other["label"]
+            assert answer["choice"].decode() == other["choice"]
+            np.testing.assert_allclose(
+                answer["probabilities"][:count], other["probabilities"], atol=1e-5
+            )
+            assert not answer["probabilities"][count:].any()
+
+
+@pytest.mark.parametrize("flags", [(), ("--pooling=max", "--layer=0"), ("--normalize",)])
+def test_vectors(flags, runs, export):
+    options = dict(flag[2:].partition("=")[::2] for flag in flags)
+    options = {name: value or True for name, value in options.items()}
+    if "layer" in options:
+        options["layer"] = int(options["layer"])
+    predictor = bert_tf.Predictor.load(runs["single"], task="features", **options)
+    served = export("single", "--task=features", *flags)
+    for texts, name in ((TEXTS, "serving_default"), (PAIRS, "pairs")):
+        expected = [answer["vector"] for answer in predictor.predict(texts)]
+        found = served.in_batches(encoded(texts), 3, name)
+        np.testing.assert_allclose([one["vector"] for one in found], expected, atol=1e-5)
+
+
+MASKED = [
+    "[MASK]",
+    "the [MASK] of [MASK] able",
+    "un[MASK]able[MASK] 中文 🙂 é [MASK]",
+    "The [mask] and [CLS], [MASK]!",
+]
+MASKED_PAIRS = [
+    ("[MASK] the", "of"),
+    ("a", "[MASK][MASK]"),
+    ("the [MASK]", "ée [MASK] b"),
+    ("", "[MASK]"),
+]
+
+
+def test_masks(runs, export):
+    predictor = bert_tf.Predictor.load(runs["pretraining"], top_k=3)
+    served = export("pretraining", "--top_k=3")
+    for texts, name in ((MASKED, "serving_default"), (MASKED_PAIRS, "pairs")):
+        expected = predictor.predict(texts)
+        for size in (1, 4):
+            for found, answer in zip(
+                served.in_batches(encoded(texts), size, name), expected, strict=True
+            ):
+                count = len(answer["masks"])
+                assert (found["position"][count:] == -1).all()
+                for number, mask in enumerate(answer["masks"]):
+                    assert found["position"][number] == mask["position"]
+                    assert "in" not in mask or found["in"][number].decode() == mask["in"]
+                    assert [piece.decode() for piece in found["pieces"][number]] == [
+                        prediction["piece"] for prediction in mask["predictions"]
+                    ]
+                    np.testing.assert_allclose(
+                        found["scores"][number],
+                        [prediction["score"] for prediction in mask["predictions"]],
+                        atol=1e-5,
+                    )
+                if name == "pairs":
+                    np.testing.assert_allclose(
+                        found["next_sentence_probability"],
+                        answer["next_sentence_probability"],
+                        atol=1e-5,
+                    )
+
+
+def test_masks_that_are_cut_away(runs, export):
+    served = export("pretraining", "--top_k=3")
+    found = served(text=[b"a" * 60 + b" [MASK]", b"no mask", b"[MASK]" * 2])
+    assert found["position"].tolist() == [[61, -1], [-1, -1], [0, 6]]
+    assert (found["pieces"][:2] == b"").all() and not found["scores"][:2].any()
+    assert (found["pieces"][2] != b"").all() and found["scores"][2].all()
+    whole = served("pairs", text=[b"[MASK]"], text_b=[b"a [MASK]"])
+    cut = served("pairs", text=[b"[MASK]" + b" b" * 60 + b"[MASK]"], text_b=[b"a [MASK]"])
+    assert cut["in"].tolist() == [[b"text", b"text", b"text_b"]]
+    assert (cut["scores"][0].sum(axis=-1) > 0).tolist() == [True, False, True]
+    assert whole["in"].tolist() == [[b"text", b"text_b"]]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision(precision, runs, export):
+    exact, half = export("single"), export("single", f"--precision={precision}")
+    inputs = encoded(TEXTS)
+    difference = np.abs(exact(**inputs)["probabilities"] - half(**inputs)["probabilities"])
+    assert 1e-6 < difference.max() < 0.2
+    sizes = [
+        (one.folder / "variables/variables.data-00000-of-00001").stat().st_size
+        for one in (exact, half)
+    ]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert half(**inputs)["probabilities"].dtype == np.float32
+
+
+def test_fixed_shapes(runs, export):
+    served = export("single", "--batch_size=4", "--fixed_length", "--max_seq_length=11")
+    found = served(**encoded(TEXTS[:4]))
+    rows = bert_tf.Predictor.load(runs["single"]).predict(TEXTS[:4])
+    short = [i for i in range(4) if len(TEXTS[i]) < 5]
+    for i in short:
+        assert_labels({key: value[i] for key, value in found.items()}, rows[i])
+    with pytest.raises(ValueError, match="Cannot feed"):
+        served(**encoded(TEXTS[:3]))
+
+
+class TestTheFolder:
+    def test_what_is_in_it(self, runs, export):
+        folder = export("single").folder
+        extra = folder / "assets.extra"
+        card = json.loads((extra / "model_card.json").read_text())
+        assert card["task"] == "classification"
+        assert set(card["signatures"]) == {"serving_default", "tokens", "examples"}
+        assert card["signatures"]["serving_default"]["inputs"] == {"text": "string [None]"}
+        assert (extra / "labels.txt").read_text().split() == list(LABELS)
+        for name in ("vocab.txt", "bert_config.json"):
+            assert (extra / name).read_text() == (runs["single"] / name).read_text()
+        assert "`serving_default`" in (extra / "model_card.md").read_text()
+
+    def test_each_weight_is_there_once(self, runs, export):
+        names = tf.train.list_variables(str(export("single").folder / "variables/variables"))
+        weights = [shape for name, shape in names if name.startswith("weights/")]
+        of_run = tf.train.list_variables(str(runs["single"] / "bert_model.ckpt"))
+        # Three projections in each of two layers are one.
+        assert sum(map(np.prod, weights)) == sum(np.prod(shape) for _, shape in of_run)
+        assert len(weights) == len(of_run) - 2 * (6 - 2)
+
+    def test_the_next_version(self, runs, tmp_path, capsys):
+        command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
+        (tmp_path / "7").mkdir()
+        (tmp_path / "notes").mkdir()
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"{tmp_path / '8'}\n"
+        assert main([*command, "--version=8"]) == 2
+        assert "version 8 is there already" in capsys.readouterr().err
+
+    def test_a_failure_leaves_nothing(self, runs, tmp_path, capsys, monkeypatch):
+        def fails(*arguments):
+            raise OSError(28, "No space left on device")
+
+        command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
+        with monkeypatch.context() as broken:
+            broken.setattr("bert_tf.export.exporter.write_model_card", fails)
+            assert main(command) == 2
+        assert "No space left on device" in capsys.readouterr().err
+        assert [item.name for item in tmp_path.iterdir()] == [".lock"]
+        assert main(command) == 0
+        assert (tmp_path / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("single", ["--task=tagging"], "task 'tagging' is not known"),
+        ("single", ["--task=similarity"], "task 'similarity' is not known"),
+        ("single", ["--top_k=3"], "top_k is no option of classification"),
+        ("single", ["--max_seq_length=42"], "max_position_embeddings, 41"),
+        ("single", ["--batch_size=0"], "--batch_size must be at least 1"),
+        ("pretraining", ["--top_k=100"], "top_k must lie in 1 to"),
+    ],
+)
+def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
+    folder = tmp_path / "versions"
+    assert main(["export", f"--model_dir={runs[name]}", f"--export_dir={folder}", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert [item.name for item in folder.glob("*")] in ([], [".lock"])
+
+
+def test_no_export_dir(runs, capsys):
+    assert main(["export", f"--model_dir={runs['single']}"]) == 2
+    assert "--export_dir is missing" in capsys.readouterr().err
