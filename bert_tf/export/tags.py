@@ -21,7 +21,7 @@ from bert_tf.export.served_model import (
     texts,
 )
 from bert_tf.export.word_rows import WordRowBuilder
-from bert_tf.graph_tokenization import GraphTokenizer, shift_left, shift_right
+from bert_tf.graph_tokenization import GraphTokenizer, shift_left
 from bert_tf.tasks import tagging
 from bert_tf.tasks.tagging_data import are_entities
 from bert_tf.tasks.word_tagger import WordTagger
@@ -119,9 +119,9 @@ class _TagAnswers:
         begins = tf.constant([label.startswith("B") for label in labels])
         goes_on = tf.constant([label.startswith("I") for label in labels])
         types = tf.constant([label[2:] for label in labels])
-        # Runs of words, each of which ends before a word that does not go on with it.
-        same_text = found.texts == shift_right(found.texts, -1)
-        opens = ~(tf.gather(goes_on, label_ids) & same_text)  # [N]
+        # Runs of words, each of which ends before a word that does not go on with it; as no text
+        # begins with I-, none goes on from one text to the next.
+        opens = ~tf.gather(goes_on, label_ids)  # [N]
         firsts = tf.cast(tf.where(opens)[:, 0], tf.int32)  # of each run
         lasts = shift_left(firsts, tf.size(label_ids)) - 1
         means = tf.math.segment_mean(scores, tf.cumsum(tf.cast(opens, tf.int32)) - 1)
