@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SLOTS = ("adam_m", "adam_v")
 WORD_EMBEDDINGS = "/embeddings/word_embeddings"
 DATA_SUFFIX = ".data-00000-of-00001"
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # what only an object-based checkpoint holds
 
 # What TensorFlow's reader raises, depending on which layer notices the damage.
 READ_ERRORS = (tf.errors.OpError, IndexError, NotImplementedError, RuntimeError, ValueError)
@@ -78,8 +79,8 @@ class LoadReport:
         lines = [f"{self.path}: {len(self.loaded)} variables {verb}"]
         if self.prefix or self.scope != "bert":
             lines.append(f"  names in the file begin with {self.prefix + self.scope!r}, not 'bert'")
-        slots = [name for name in self.unused if _is_training_state(name)]
-        others = [name for name in self.unused if not _is_training_state(name)]
+        slots = [name for name in self.unused if is_training_state(name)]
+        others = [name for name in self.unused if not is_training_state(name)]
         for what, names in (
             (missing, self.missing),
             (
@@ -128,14 +129,12 @@ class Checkpoint:
             self._reader = tf.train.load_checkpoint(self.path)
             shapes = self._reader.get_variable_to_shape_map()
         except READ_ERRORS as error:
-            raise CheckpointError(
-                f"{self.path}.index: not a TensorFlow checkpoint, or a damaged one: "
-                f"{_first_line(error)}"
-            ) from error
-        if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
+            raise _unreadable(self.path, error) from error
+        if OBJECT_GRAPH in shapes:
             raise CheckpointError(
                 f"{self.path}: this is an object-based TensorFlow 2 checkpoint, which has no "
-                "variable names; bert-tf reads the original's name-based format"
+                "variable names; bert-tf reads the original's name-based format. If Model Garden "
+                "wrote it, bert-tf convert_checkpoint --from FOLDER --to FOLDER turns it into that"
             )
         self.shapes = {name: tuple(shape) for name, shape in sorted(shapes.items())}
         self.prefix, self.scope = self._find_scope()
@@ -229,6 +228,18 @@ class Checkpoint:
                 + (f"\n{report.describe('fit')}" if report else ""),
                 report,
             )
+
+
+def is_object_based(prefix: str) -> bool:
+    """Whether a checkpoint is one of TensorFlow 2's, without variable names.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        return bool(tf.train.load_checkpoint(prefix).has_tensor(OBJECT_GRAPH))
+    except READ_ERRORS as error:
+        raise _unreadable(prefix, error) from error
 
 
 def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:
@@ -526,6 +537,12 @@ def _optimizer_variables(
     return variables
 
 
+def _unreadable(prefix: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{prefix}.index: not a TensorFlow checkpoint, or a damaged one: {_first_line(error)}"
+    )
+
+
 def _find_prefix(path: Path) -> str:
     prefix = os.fspath(path).removesuffix(".index").removesuffix(DATA_SUFFIX)
     if pathlib.Path(prefix).is_dir():
@@ -560,7 +577,8 @@ def _pattern(name: str) -> str:
     return name.partition("/")[0] + "/*" if "/" in name else name
 
 
-def _is_training_state(name: str) -> bool:
+def is_training_state(name: str) -> bool:
+    """Whether a name in a checkpoint of the original is one of its optimizer's variables."""
     return name == "global_step" or name.rpartition("/")[2] in SLOTS
 
 

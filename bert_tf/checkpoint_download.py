@@ -17,7 +17,7 @@ from bert_tf import file_download
 from bert_tf.checkpoint import DATA_SUFFIX, Checkpoint
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError, listed
-from bert_tf.interop.huggingface_names import expand
+from bert_tf.interop.weights import expand
 from bert_tf.released_checkpoints import Release
 from bert_tf.run_folder import BERT_CONFIG, CHECKPOINT, VOCAB, locked
 from bert_tf.tokenization import Vocabulary

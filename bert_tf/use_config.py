@@ -6,6 +6,13 @@ from typing import Any
 from bert_tf.config import POOLINGS, ModelFiles, setting
 from bert_tf.errors import InputError
 
+# What a model can compute in, by the runtime that it is exported for.
+PRECISIONS = {
+    "tensorflow": ("float32", "bfloat16", "float16"),
+    "litert": ("float32", "float16", "int8"),
+    "onnx": ("float32", "int8"),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedModel(ModelFiles):
@@ -101,10 +108,18 @@ class Export(TrainedModel):
     version: int | None = setting(
         None, "The version's number; by default one more than the highest that is there."
     )
+    runtime: str = setting(
+        "tensorflow",
+        "tensorflow: a SavedModel for TF Serving, texts in; litert, onnx: one file for that "
+        "runtime, ids of word pieces in (onnx needs the extra of this name).",
+        choices=tuple(PRECISIONS),
+    )
     precision: str = setting(
         "float32",
-        "What the served model computes in and its weights are stored in; the scores are float32.",
-        choices=("float32", "bfloat16", "float16"),
+        "What the model computes in and its weights are stored in; the scores are float32. "
+        "tensorflow: float32, bfloat16 or float16; litert: float32, float16 or int8; onnx: float32 "
+        "or int8.",
+        choices=("float32", "bfloat16", "float16", "int8"),
     )
     max_seq_length: int | None = setting(
         None, "Longest row in word pieces; by default what the model was trained with."
@@ -120,6 +135,17 @@ class Export(TrainedModel):
         super().__post_init__()
         if self.export_dir is None:
             raise InputError("--export_dir is missing: give the folder of the model's versions")
+        precisions = PRECISIONS[self.runtime]
+        if self.precision not in precisions:
+            raise InputError(
+                f"--precision={self.precision}: --runtime={self.runtime} has "
+                f"{', '.join(precisions)}"
+            )
+        if self.runtime != "tensorflow" and (self.batch_size or self.fixed_length):
+            flag = "batch_size" if self.batch_size else "fixed_length"
+            raise InputError(
+                f"--{flag}: with --runtime={self.runtime} the shapes are those of what is fed"
+            )
         for name in ("version", "max_seq_length", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -127,5 +153,6 @@ class Export(TrainedModel):
 
     def changes(self) -> dict[str, Any]:
         """Arguments of the tasks' loaders: what is to differ from how the model was trained."""
-        given = {"dtype": self.precision, "max_seq_length": self.max_seq_length}
+        dtype = self.precision if self.runtime == "tensorflow" else "float32"
+        given = {"dtype": dtype, "max_seq_length": self.max_seq_length}
         return {name: value for name, value in given.items() if value is not None}

@@ -14,7 +14,8 @@ import safetensors.numpy
 from bert_tf import default_checkpoint
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
-from bert_tf.interop.huggingface_names import expand
+from bert_tf.interop.huggingface_names import NAMES, is_transposed
+from bert_tf.interop.weights import expand
 
 CONFIG = BertConfig(
     vocab_size=7,
@@ -39,8 +40,8 @@ def files(tmp_path):
     tensors = {}
     for row in expand(["embeddings", "layer", "pooler"], 1):
         shape = [CONFIG.to_dict()[axis] for axis in row.shape]
-        value = random.normal(size=shape[::-1] if row.transposed else shape)
-        tensors[row.theirs] = value.astype(np.float32)
+        value = random.normal(size=shape[::-1] if is_transposed(row.name) else shape)
+        tensors[NAMES[row.name]] = value.astype(np.float32)
     config = {**CONFIG.to_dict(), "model_type": "bert", "layer_norm_eps": 1e-12}
     return {
         "config.json": json.dumps(config).encode(),

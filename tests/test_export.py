@@ -10,6 +10,7 @@ from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
 from bert_tf.cli.main import main
+from bert_tf.export import litert, onnx_file
 from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
 
 LABELS = ("billing", "delivery", "other")
@@ -297,6 +298,8 @@ class TestTheFolder:
         ("single", ["--max_seq_length=42"], "max_position_embeddings, 41"),
         ("single", ["--batch_size=0"], "--batch_size must be at least 1"),
         ("pretraining", ["--top_k=100"], "top_k must lie in 1 to"),
+        ("single", ["--precision=int8"], "--runtime=tensorflow has float32, bfloat16, float16"),
+        ("single", ["--runtime=onnx", "--batch_size=3"], "the shapes are those of what is fed"),
     ],
 )
 def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
@@ -309,3 +312,57 @@ def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
 def test_no_export_dir(runs, capsys):
     assert main(["export", f"--model_dir={runs['single']}"]) == 2
     assert "--export_dir is missing" in capsys.readouterr().err
+
+
+RUNTIMES = [("litert", "float32"), ("litert", "float16"), ("litert", "int8"), ("onnx", "float32")]
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [*RUNTIMES, ("onnx", "int8")])
+def test_other_runtimes(runtime, precision, runs, tmp_path, caplog):
+    module = {"litert": litert, "onnx": onnx_file}[runtime]
+    if runtime == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    flags = [f"--runtime={runtime}", f"--precision={precision}"]
+    assert (
+        main(["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}", *flags]) == 0
+    )
+    folder = tmp_path / "1"
+    run = module.runner(folder / module.FILE)
+    predictor = bert_tf.Predictor.load(runs["single"])
+    tokenizer = bert_tf.FullTokenizer(folder / "vocab.txt")
+    tolerance = {"float32": 1e-5, "float16": 1e-2, "int8": 0.2}[precision]
+    for text in TEXTS[:4]:
+        pieces = ["[CLS]", *tokenizer.tokenize(text)[:17], "[SEP]"]
+        ids = np.array([tokenizer.convert_tokens_to_ids(pieces)], np.int32)
+        found = run({"input_ids": ids, "input_mask": ids**0, "segment_ids": ids * 0})
+        (expected,) = predictor.predict([text])
+        wanted = [expected["probabilities"][label] for label in LABELS]
+        assert np.abs(found["probabilities"][0] - wanted).mean() < tolerance
+    report = json.loads((folder / "conversion.json").read_text())
+    assert report["bytes"] == (folder / module.FILE).stat().st_size
+    assert 0 <= report["differences"]["probabilities"] < 3 * tolerance
+    assert (folder / "labels.txt").is_file() and (folder / "model_card.json").is_file()
+
+
+@pytest.mark.parametrize("broken", [np.nan, 0.5, None])
+def test_a_conversion_that_says_something_else_is_refused(
+    broken, runs, tmp_path, capsys, monkeypatch
+):
+    runner = litert.runner
+
+    def wrong(path):
+        run = runner(path)
+
+        def call(inputs):
+            outputs = run(inputs)
+            probabilities = outputs["probabilities"]
+            changed = probabilities[:, :-1] if broken is None else probabilities + broken
+            return outputs | {"probabilities": changed}
+
+        return call
+
+    monkeypatch.setattr(litert, "runner", wrong)
+    command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
+    assert main([*command, "--runtime=litert"]) == 2
+    assert "LiteRT: the converted model" in capsys.readouterr().err
+    assert [item.name for item in tmp_path.iterdir()] == [".lock"]

@@ -12,8 +12,9 @@ from bert_tf.checkpoint import Checkpoint, load_checkpoint
 from bert_tf.config import HIDDEN_ACTS, BertConfig
 from bert_tf.errors import InputError
 from bert_tf.heads import BertClassifier, BertPretrainer
-from bert_tf.interop.huggingface import convert_huggingface
-from bert_tf.interop.huggingface_names import ACTIVATIONS, PARTS, expand
+from bert_tf.interop.conversion import convert
+from bert_tf.interop.huggingface_names import ACTIVATIONS, NAMES, is_transposed
+from bert_tf.interop.weights import PARTS, expand
 from bert_tf.modeling import BertModel
 
 VOCAB_SIZE, HIDDEN, LAYERS, HEADS, INNER, POSITIONS, SEGMENTS, LABELS = 29, 12, 3, 2, 20, 17, 5, 7
@@ -182,7 +183,7 @@ def read(target):
 def test_the_result_computes_what_the_source_does(tmp_path):
     tensors = make_tensors()
     source = make_folder(tmp_path / "source", tensors)
-    result = convert_huggingface(source, tmp_path / "new" / "target")
+    result = convert(source, tmp_path / "new" / "target")
     assert_equal_outputs(result.target, tensors)
     assert sorted(path.name for path in result.target.iterdir()) == [
         "bert_config.json",
@@ -191,11 +192,11 @@ def test_the_result_computes_what_the_source_does(tmp_path):
         "vocab.txt",
     ]
     assert (result.target / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
-    assert result.config.hidden_act == result.hidden_act == "gelu_erf"
+    assert result.config.hidden_act == "gelu_erf"
     assert result.config.hidden_dropout_prob == 0.2
-    assert (result.heads, result.labels, result.missing) == ((), (), ())
-    assert (result.unused_tensors, result.unused_keys) == ((), ())
-    assert result.do_lower_case is True
+    assert (result.model.heads, result.model.labels, result.remarks) == ((), (), ())
+    assert result.model.tokenizer.do_lower_case is True
+    assert "source: found a Hugging Face folder (BertModel)" in str(result)
     assert "--do_lower_case=true" in str(result)
 
 
@@ -204,9 +205,9 @@ def test_pretraining_heads(tmp_path):
     # Both copies of a tied tensor may be in the file.
     tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"]
     source = make_folder(tmp_path / "source", tensors, "BertForPreTraining")
-    result = convert_huggingface(source, tmp_path / "target")
-    assert result.heads == ("masked_lm", "next_sentence")
-    assert result.unused_tensors == ()
+    result = convert(source, tmp_path / "target")
+    assert result.model.heads == ("masked_lm", "next_sentence")
+    assert result.remarks == ()
     model = BertPretrainer(result.config, seed=1)
     load_checkpoint(model, result.target)
     positions = np.tile(np.arange(5, dtype=np.int32), [2, 1])
@@ -222,10 +223,10 @@ def test_classifier(tmp_path):
     architecture = "BertForSequenceClassification"
     tensors = make_tensors(architecture)
     source = make_folder(tmp_path / "source", tensors, architecture)
-    result = convert_huggingface(source, tmp_path / "target")
-    assert result.heads == ("classifier",)
-    assert result.labels == tuple(f"label {i}" for i in range(LABELS))
-    assert (result.target / "labels.txt").read_text().splitlines() == list(result.labels)
+    result = convert(source, tmp_path / "target")
+    assert result.model.heads == ("classifier",)
+    assert result.model.labels == tuple(f"label {i}" for i in range(LABELS))
+    assert (result.target / "labels.txt").read_text().splitlines() == list(result.model.labels)
     model = BertClassifier(result.config, LABELS, seed=1)
     load_checkpoint(model, result.target)
     expected = reference(tensors)[1] @ tensors["classifier.weight"].T + tensors["classifier.bias"]
@@ -243,30 +244,32 @@ def test_classifier(tmp_path):
 def test_heads_without_a_pooler(tmp_path, architecture, head, theirs, ours):
     tensors = make_tensors(architecture)
     source = make_folder(tmp_path / "source", tensors, architecture)
-    result = convert_huggingface(source, tmp_path / "target")
-    assert result.heads == (head,)
-    assert result.missing == ("bert/pooler/dense/kernel", "bert/pooler/dense/bias")
-    assert "bert/pooler/dense/kernel" in str(result)
+    result = convert(source, tmp_path / "target")
+    assert result.model.heads == (head,)
+    assert result.remarks == (
+        "2 weights that the source's architecture does not have: bert/pooler/dense/kernel, "
+        "bert/pooler/dense/bias",
+    )
     assert_equal_outputs(result.target, tensors)
     written = read(result.target)
     assert "bert/pooler/dense/kernel" not in written
     if theirs:
         np.testing.assert_array_equal(written[f"{ours}output_weights"], tensors[f"{theirs}.weight"])
         np.testing.assert_array_equal(written[f"{ours}output_bias"], tensors[f"{theirs}.bias"])
-    assert len(result.labels) == (LABELS if head == "classifier" else 0)
+    assert len(result.model.labels) == (LABELS if head == "classifier" else 0)
 
 
 @pytest.mark.parametrize("theirs", ["gelu_new", "gelu_pytorch_tanh", "relu", "tanh"])
 def test_activations(tmp_path, theirs):
     tensors = make_tensors()
     source = make_folder(tmp_path / "source", tensors, hidden_act=theirs)
-    result = convert_huggingface(source, tmp_path / "target")
+    result = convert(source, tmp_path / "target")
     functions = {
         "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
         "relu": lambda x: np.maximum(x, 0),
         "tanh": np.tanh,
     }
-    assert_equal_outputs(result.target, tensors, activation=functions[result.hidden_act])
+    assert_equal_outputs(result.target, tensors, activation=functions[result.config.hidden_act])
 
 
 def test_every_activation_is_one_of_ours():
@@ -275,12 +278,12 @@ def test_every_activation_is_one_of_ours():
 
 def test_the_activation_may_be_another(tmp_path):
     source = make_folder(tmp_path / "source")
-    result = convert_huggingface(source, tmp_path / "target", hidden_act="gelu")
+    result = convert(source, tmp_path / "target", hidden_act="gelu")
     assert BertConfig.from_json_file(tmp_path / "target" / "bert_config.json").hidden_act == "gelu"
-    assert (result.config.hidden_act, result.hidden_act) == ("gelu", "gelu_erf")
+    assert (result.config.hidden_act, result.model.config.hidden_act) == ("gelu", "gelu_erf")
     assert "hidden_act is gelu, as asked for; the source has gelu_erf" in str(result)
     with pytest.raises(InputError, match="hidden_act must be one of"):
-        convert_huggingface(source, tmp_path / "other", hidden_act="swish")
+        convert(source, tmp_path / "other", hidden_act="swish")
     assert not (tmp_path / "other").exists()
 
 
@@ -294,9 +297,8 @@ def test_names_without_bert_and_of_old_files(tmp_path):
     }
     old["embeddings.position_ids"] = np.arange(POSITIONS)[np.newaxis]
     source = make_folder(tmp_path / "source", old)
-    result = convert_huggingface(source, tmp_path / "target")
+    result = convert(source, tmp_path / "target")
     assert_equal_outputs(result.target, tensors)
-    assert result.unused_tensors == ("embeddings.position_ids",)
     assert "1 tensors not used: embeddings.position_ids" in str(result)
 
 
@@ -307,7 +309,7 @@ def test_a_tied_tensor_may_stand_for_the_other(tmp_path):
     source = make_folder(
         tmp_path / "source", {**tensors, "cls.predictions.decoder.bias": bias}, "BertForMaskedLM"
     )
-    written = read(convert_huggingface(source, tmp_path / "target").target)
+    written = read(convert(source, tmp_path / "target").target)
     np.testing.assert_array_equal(written["cls/predictions/output_bias"], bias)
     np.testing.assert_array_equal(written["bert/embeddings/word_embeddings"], table)
 
@@ -315,7 +317,7 @@ def test_a_tied_tensor_may_stand_for_the_other(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_becomes_float32(tmp_path, dtype):
     tensors = {name: value.astype(dtype) for name, value in make_tensors().items()}
-    result = convert_huggingface(make_folder(tmp_path / "source", tensors), tmp_path / "target")
+    result = convert(make_folder(tmp_path / "source", tensors), tmp_path / "target")
     assert {value.dtype for value in read(result.target).values()} == {np.dtype(np.float32)}
     assert_equal_outputs(result.target, tensors)
 
@@ -330,14 +332,14 @@ def test_shards(tmp_path):
     weight_map = {name: shard for shard, names in shards.items() for name in names}
     index = source / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    assert_equal_outputs(convert_huggingface(source, tmp_path / "target").target, tensors)
+    assert_equal_outputs(convert(source, tmp_path / "target").target, tensors)
 
     (source / "part-1.safetensors").unlink()
     with pytest.raises(InputError, match=r"part-1\.safetensors: .*there is no such file"):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
     index.write_text(json.dumps({"weight_map": {"a": "../../part-0.safetensors"}}))
     with pytest.raises(InputError, match=r"index\.json: weight_map must be .*in the same folder"):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
 
 
 def test_real_weights(tmp_path, shared):
@@ -347,12 +349,14 @@ def test_real_weights(tmp_path, shared):
     values = read(checkpoint)
     rows = expand(["embeddings", "layer", "pooler"], config.num_hidden_layers)
     tensors = {
-        row.theirs: np.ascontiguousarray(values[row.name].T if row.transposed else values[row.name])
+        NAMES[row.name]: np.ascontiguousarray(
+            values[row.name].T if is_transposed(row.name) else values[row.name]
+        )
         for row in rows
     }
     source = make_folder(tmp_path / "source", tensors, **config.to_dict() | {"hidden_act": "gelu"})
     (source / "vocab.txt").write_bytes((checkpoint / "vocab.txt").read_bytes())
-    target = convert_huggingface(source, tmp_path / checkpoint.name, hidden_act="gelu").target
+    target = convert(source, tmp_path / checkpoint.name, hidden_act="gelu").target
     for name in ("vocab.txt", "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"):
         assert (target / name).read_bytes() == (checkpoint / name).read_bytes(), name
     assert BertConfig.from_json_file(target / "bert_config.json") == config
@@ -360,7 +364,7 @@ def test_real_weights(tmp_path, shared):
 
 def test_each_name_is_in_the_map_once():
     rows = expand(PARTS, LAYERS)
-    assert len({row.name for row in rows}) == len({row.theirs for row in rows}) == len(rows)
+    assert len({row.name for row in rows}) == len({NAMES[row.name] for row in rows}) == len(rows)
 
 
 # --- vocabulary and labels ----------------------------------------------------------------------
@@ -373,32 +377,32 @@ def test_vocabulary_of_tokenizer_json(tmp_path):
     added = [{"id": VOCAB_SIZE - 1, "content": PIECES[-1]}, {"id": 0, "content": "[PAD]"}]
     full = STEPS | {"model": model, "added_tokens": added}
     (source / "tokenizer.json").write_text(json.dumps(full))
-    result = convert_huggingface(source, tmp_path / "target")
+    result = convert(source, tmp_path / "target")
     assert (result.target / "vocab.txt").read_text().splitlines() == PIECES
-    assert result.do_lower_case is True  # as its normalizer does
+    assert result.model.tokenizer.do_lower_case is True  # as its normalizer does
 
     model["vocab"]["[MASK]"] = 90
     (source / "tokenizer.json").write_text(json.dumps(full))
     with pytest.raises(InputError, match="the piece 'a' has the id 5, where 4 comes next"):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
     model["vocab"] = {piece: i for i, piece in enumerate([*PIECES[:-2], " a b"])}
     (source / "tokenizer.json").write_text(json.dumps(full))
     with pytest.raises(InputError, match=r"tokenizer\.json: has a word piece with white space"):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
     model["vocab"] = {piece: i for i, piece in enumerate(["x0", "x1", *PIECES[2:-1]])}
     full["added_tokens"] = added[:1]
     (source / "tokenizer.json").write_text(json.dumps(full))
     with pytest.raises(
         InputError, match=r"json: does not make a vocab\.txt: vocab\.txt: .*\[UNK\]"
     ):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
     model["vocab"] = ["a"]
     (source / "tokenizer.json").write_text(json.dumps(full))
     with pytest.raises(InputError, match=r"tokenizer\.json: expected model\.vocab"):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
     (source / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"has neither vocab\.txt nor tokenizer\.json"):
-        convert_huggingface(source, tmp_path / "other")
+        convert(source, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
 
 
@@ -406,7 +410,7 @@ def test_vocabulary_of_another_size(tmp_path):
     source = make_folder(tmp_path / "source")
     (source / "vocab.txt").write_text("\n".join([*PIECES, "zz"]) + "\n")
     with pytest.raises(InputError, match=r"vocab\.txt: has 30 word pieces, but vocab_size is 29"):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
 
 
 @pytest.mark.parametrize(
@@ -423,7 +427,7 @@ def test_vocabulary_of_another_size(tmp_path):
 def test_other_ways_to_split_text_are_refused(tmp_path, settings, message):
     source = make_folder(tmp_path / "source", tokenizer=settings)
     with pytest.raises(InputError, match=rf"tokenizer_config\.json: .*{message}"):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
 
 
 @pytest.mark.parametrize(
@@ -440,7 +444,7 @@ def test_other_steps_in_tokenizer_json_are_refused(tmp_path, step, values, messa
     source = make_folder(tmp_path / "source")
     (source / "tokenizer.json").write_text(json.dumps(STEPS | {step: values}))
     with pytest.raises(InputError, match=rf"tokenizer\.json: {message}"):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
 
 
 def test_casing(tmp_path):
@@ -448,14 +452,14 @@ def test_casing(tmp_path):
     source = make_folder(tmp_path / "source", tokenizer=cased)
     (source / "tokenizer.json").write_text(json.dumps(STEPS | {"added_tokens": []}))
     with pytest.raises(InputError, match=r"uncased_L-3: .*do_lower_case=true, but .* has false"):
-        convert_huggingface(source, tmp_path / "uncased_L-3")
-    result = convert_huggingface(source, tmp_path / "cased_L-3")
-    assert result.do_lower_case is False
+        convert(source, tmp_path / "uncased_L-3")
+    result = convert(source, tmp_path / "cased_L-3")
+    assert result.model.tokenizer.do_lower_case is False
     assert "--do_lower_case" not in str(result)  # the name says it
     (source / "tokenizer_config.json").unlink()
     (source / "tokenizer.json").unlink()
-    result = convert_huggingface(source, tmp_path / "target")
-    assert result.do_lower_case is None
+    result = convert(source, tmp_path / "target")
+    assert result.model.tokenizer.do_lower_case is None
     assert "does not say whether to lower-case" in str(result)
 
 
@@ -472,13 +476,13 @@ def test_labels(tmp_path):
     ):
         source = make_folder(tmp_path / "source", tensors, architecture, id2label=wrong)
         with pytest.raises(InputError, match=rf"config\.json: {message}"):
-            convert_huggingface(source, tmp_path / "target")
+            convert(source, tmp_path / "target")
     for rows, expected in ((2, ("LABEL_0", "LABEL_1")), (1, ())):
         for name in CLASSIFIER:
             tensors[name] = tensors[name][:rows]
         source = make_folder(tmp_path / "source", tensors, architecture, id2label=None)
-        result = convert_huggingface(source, tmp_path / f"target{rows}")
-        assert result.labels == expected
+        result = convert(source, tmp_path / f"target{rows}")
+        assert result.model.labels == expected
         assert (result.target / "labels.txt").exists() == bool(expected)
 
 
@@ -506,16 +510,15 @@ def test_labels(tmp_path):
 def test_other_models_are_refused(tmp_path, config, message):
     source = make_folder(tmp_path / "source", **config)
     with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
 def test_keys_without_a_counterpart_are_named(tmp_path):
     config = {"summary_type": "first", "pooler_fc_size": 9, "use_cache": True, "pruned_heads": {}}
     source = make_folder(tmp_path / "source", architectures=None, **config)
-    result = convert_huggingface(source, tmp_path / "target")
-    assert result.unused_keys == ("summary_type",)
-    assert "1 keys of config.json not carried over: summary_type" in str(result)
+    result = convert(source, tmp_path / "target")
+    assert result.remarks == ("1 keys of config.json not carried over: summary_type",)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +536,7 @@ def test_keys_without_a_counterpart_are_named(tmp_path):
 def test_weights_of_another_configuration(tmp_path, config, message):
     source = make_folder(tmp_path / "source", **config)
     with pytest.raises(InputError, match=message):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
 
 
 def test_missing_tensors_are_named(tmp_path):
@@ -546,10 +549,10 @@ def test_missing_tensors_are_named(tmp_path):
         match=r"3 tensors are missing: bert\.pooler\.dense\.weight, bert\.pooler\.dense\.bias, "
         r"cls\.predictions\.transform\.dense\.bias",
     ):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
     other = {"distilbert.embeddings.word_embeddings.weight": np.zeros((2, 3), np.float32)}
     with pytest.raises(InputError, match="55 tensors are missing"):
-        convert_huggingface(make_folder(tmp_path / "source", other), tmp_path / "target")
+        convert(make_folder(tmp_path / "source", other), tmp_path / "target")
 
 
 def test_untied_decoder(tmp_path):
@@ -559,32 +562,32 @@ def test_untied_decoder(tmp_path):
     )
     source = make_folder(tmp_path / "source", tensors, "BertForMaskedLM")
     with pytest.raises(InputError, match=r"decoder\.weight differs from bert\.embeddings\.word"):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
 
 
 def test_damaged_files(tmp_path):
     target = tmp_path / "target"
-    with pytest.raises(InputError, match=r"config\.json: cannot read it: No such file"):
-        convert_huggingface(tmp_path / "nothing", target)
+    with pytest.raises(InputError, match="nothing: there is no such folder"):
+        convert(tmp_path / "nothing", target)
     source = make_folder(tmp_path / "source")
     weights = source / "model.safetensors"
     content = weights.read_bytes()
     for damaged in (content[:-3], content[:50], b""):
         weights.write_bytes(damaged)
         with pytest.raises(InputError, match=r"model\.safetensors: .* not whole, or damaged"):
-            convert_huggingface(source, target)
+            convert(source, target)
     weights.rename(source / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"has pytorch_model\.bin but no model\.safetensors"):
-        convert_huggingface(source, target)
+        convert(source, target)
     (source / "pytorch_model.bin").unlink()
     with pytest.raises(InputError, match=r"model\.safetensors: .*there is no such file"):
-        convert_huggingface(source, target)
+        convert(source, target)
     (source / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: not a JSON file"):
-        convert_huggingface(source, target)
+        convert(source, target)
     (source / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config\.json: expected a JSON object, but found list"):
-        convert_huggingface(source, target)
+        convert(source, target)
 
 
 def test_tensors_of_another_type_leave_nothing_behind(tmp_path):
@@ -592,7 +595,7 @@ def test_tensors_of_another_type_leave_nothing_behind(tmp_path):
     tensors["bert.pooler.dense.bias"] = np.zeros(HIDDEN, np.int8)
     source = make_folder(tmp_path / "source", tensors)
     with pytest.raises(InputError, match=r"bert\.pooler\.dense\.bias is of type I8"):
-        convert_huggingface(source, tmp_path / "target")
+        convert(source, tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -600,12 +603,12 @@ def test_the_target_must_be_new(tmp_path):
     source = make_folder(tmp_path / "source")
     target = tmp_path / "target"
     target.mkdir()
-    convert_huggingface(source, target)  # an empty folder is as good as none
+    convert(source, target)  # an empty folder is as good as none
     before = (target / "bert_model.ckpt.index").stat()
     with pytest.raises(InputError, match="target: exists and is not an empty folder"):
-        convert_huggingface(source, target)
+        convert(source, target)
     assert (target / "bert_model.ckpt.index").stat() == before
     with pytest.raises(InputError, match=r"vocab\.txt: exists and is not an empty folder"):
-        convert_huggingface(source, target / "vocab.txt")
+        convert(source, target / "vocab.txt")
     with pytest.raises(InputError, match="cannot write"):
-        convert_huggingface(source, target / "vocab.txt" / "below")
+        convert(source, target / "vocab.txt" / "below")

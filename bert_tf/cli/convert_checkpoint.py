@@ -1,32 +1,43 @@
-"""``bert-tf convert_checkpoint``: weights of other libraries into the original's layout."""
+"""``bert-tf convert_checkpoint``: weights of the original and of other libraries, both ways."""
 
 import dataclasses
 import sys
 from collections.abc import Sequence
 
 from bert_tf.cli import flags
-from bert_tf.config import HIDDEN_ACTS, setting
+from bert_tf.config import CHECKPOINT_FORMATS, HIDDEN_ACTS, setting
 from bert_tf.errors import InputError
 
-USAGE = """usage: bert-tf convert_checkpoint --from=DIR --to=DIR [--flags]
+USAGE = """usage: bert-tf convert_checkpoint --from=DIR --to=DIR [--to_format=FORMAT] [--flags]
 
-Turns a Hugging Face BERT folder (config.json, vocab.txt, model.safetensors) into bert_config.json,
-vocab.txt and bert_model.ckpt.*, with its heads. The outputs are the source's, so the activation is
-carried over: Hugging Face's "gelu" is the erf form, called gelu_erf here, which the original code
-does not have. Prints what was converted and what was not."""
+Turns a folder of weights into one of another library's format. What the source is, is seen from
+its files:
+  original      bert_config.json, vocab.txt, bert_model.ckpt.*: Google's releases and the folders
+                that bert-tf trains, with their heads
+  huggingface   config.json, vocab.txt, model.safetensors
+  keras_hub     a preset: config.json, model.weights.h5, task.json, assets/
+  model_garden  bert_config.json, vocab.txt and an object-based checkpoint of tf-models-official
+The outputs are the source's, so the activation is carried over (Hugging Face's "gelu" is the erf
+form, called gelu_erf here, which the original code, keras-hub and Model Garden do not have), and
+what would compute something else is refused. Prints what was found, and what was not carried over.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
     """The settings of ``bert-tf convert_checkpoint``."""
 
-    source: str | None = setting(None, "A Hugging Face folder.", flag="from")
+    source: str | None = setting(None, "A folder of weights of any of the formats.", flag="from")
     target: str | None = setting(None, "The folder to make; new or empty.", flag="to")
+    to_format: str = setting("original", "What to make; see above.", choices=CHECKPOINT_FORMATS)
     hidden_act: str | None = setting(
         None,
         "Write this activation instead of the source's: with gelu the original code reads the "
         "folder, but its outputs differ a little from the source's.",
         choices=HIDDEN_ACTS,
+    )
+    do_lower_case: bool | None = setting(
+        None, "Whether the model lower-cases, where the source does not say."
     )
 
     def __post_init__(self) -> None:
@@ -40,9 +51,13 @@ def run(arguments: Sequence[str]) -> None:
     settings, positional = flags.parse(Conversion, arguments, USAGE)
     flags.refuse_positional(positional)
     flags.prepare_tensorflow()
-    from bert_tf.interop.huggingface import convert_huggingface
+    from bert_tf.interop.conversion import convert
 
-    report = convert_huggingface(
-        settings.source or "", settings.target or "", hidden_act=settings.hidden_act
+    report = convert(
+        settings.source or "",
+        settings.target or "",
+        settings.to_format,
+        hidden_act=settings.hidden_act,
+        do_lower_case=settings.do_lower_case,
     )
     print(report, file=sys.stderr)

@@ -20,7 +20,7 @@ COMMANDS = {
     "export": "Write a trained model as a SavedModel that TF Serving runs on raw text.",
     "plot_training": "Draw the curves of training runs.",
     "download": "Get a released checkpoint by its name.",
-    "convert_checkpoint": "Turn a Hugging Face folder into one of the original's layout.",
+    "convert_checkpoint": "Turn weights of the original or another library into another format.",
     "quickstart": "Fine-tune a small pretrained model on the built-in sample, and try it.",
 }
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
-from bert_tf.export import choices, labels, masks, tags, vectors
+from bert_tf.export import choices, labels, litert, masks, onnx_file, tags, vectors
+from bert_tf.export.conversion import write_report
 from bert_tf.export.model_card import write_model_card
 from bert_tf.export.saved_model import EXTRA, new_version, write_saved_model
 from bert_tf.export.served_model import ServedModel
@@ -59,13 +60,20 @@ def export(settings: Export) -> pathlib.Path:
     with new_version(export_dir, settings.version) as (folder, version):
         served = EXPORTERS[name](model, settings, **options)
         log.info("writing version %d of a model for %s", version, name)
-        traced, checksums = write_saved_model(served, folder, batch_size=settings.batch_size)
-        extra = folder / EXTRA
+        extra = folder
+        if settings.runtime == "tensorflow":
+            extra = folder / EXTRA
+            traced = write_saved_model(served, folder, batch_size=settings.batch_size)
+            if settings.batch_size is None:
+                run_folder.write_text(extra / BATCHING, _BATCHING_PARAMETERS)
+        else:
+            convert = {"litert": litert.convert, "onnx": onnx_file.convert}[settings.runtime]
+            traced, report = convert(served, settings.precision, folder)
+            log.info("%s, %s: %s", settings.runtime, settings.precision, report)
+            write_report(report, folder)
         run_folder.write_text(extra / run_folder.BERT_CONFIG, served.config.to_json_string())
         run_folder.write_lines(extra / run_folder.VOCAB, served.vocabulary.pieces)
         for file, content in served.files.items():
             run_folder.write_text(extra / file, content)
-        if settings.batch_size is None:
-            run_folder.write_text(extra / BATCHING, _BATCHING_PARAMETERS)
-        write_model_card(served, settings, model, traced, checksums, extra)
+        write_model_card(served, settings, model, traced, folder, extra)
     return export_dir / str(version)

@@ -109,7 +109,11 @@ class _MaskAnswers:
         outputs = self._pretrained.model(inputs, training=False)
         probabilities = tf.nn.softmax(outputs["masked_lm_logits"])  # [B, M, V]
         scores, ids = tf.math.top_k(probabilities, self._top_k)
-        found = {"pieces": tf.gather(tf.constant(self._vocabulary.pieces), ids), "scores": scores}
+        found = {
+            "pieces": tf.gather(tf.constant(self._vocabulary.pieces), ids),
+            "piece_ids": ids,
+            "scores": scores,
+        }
         if self._pretrained.has_next_sentence:
             follows = tf.nn.softmax(outputs["next_sentence_logits"])[:, 0]
             found["next_sentence_probability"] = follows

@@ -1,5 +1,6 @@
 """Takes a served model, returns what a reader wants to know of it; next: exporter."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ def write_model_card(
     settings: Export,
     model: pathlib.Path | ModelFiles,
     signatures: Mapping[str, Any],
-    checksums: Mapping[str, str],
     folder: pathlib.Path,
+    target: pathlib.Path,
 ) -> None:
     """Writes the card, as JSON for programs and as Markdown for people.
 
@@ -32,20 +33,25 @@ def write_model_card(
         settings: of the export.
         model: what was exported.
         signatures: the traced functions.
-        checksums: the sha256 of the version's files.
-        folder: where it goes.
+        folder: the version's, with all its other files.
+        target: where the card goes.
     """
     card = {
         "task": served.task,
         "signatures": {name: _described(function) for name, function in signatures.items()},
+        "runtime": settings.runtime,
         "precision": settings.precision,
         "trained": _training(model),
         "metrics": _metrics(model),
         "made_with": {name: metadata.version(name) for name in ("bert-tf", "tensorflow", "keras")},
-        "sha256": dict(checksums),
+        "sha256": {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
     }
-    run_folder.write_json(folder / CARD, card)
-    run_folder.write_text(folder / CARD_TEXT, _text(card))
+    run_folder.write_json(target / CARD, card)
+    run_folder.write_text(target / CARD_TEXT, _text(card))
 
 
 def _described(function: Any) -> dict[str, dict[str, str]]:

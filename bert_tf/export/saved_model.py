@@ -5,7 +5,6 @@ which are the requests that warm a server up and what a reader wants to know of 
 """
 
 import contextlib
-import hashlib
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,13 @@ from typing import Any
 import tensorflow as tf
 
 from bert_tf.errors import InputError
-from bert_tf.export.served_model import ServedModel, saveable
+from bert_tf.export.served_model import (
+    DEFAULT,
+    EXAMPLES,
+    ServedModel,
+    of_examples,
+    saveable,
+)
 from bert_tf.export.warm_up import WARM_UP, write_warm_up
 from bert_tf.output_file import whole_folder
 from bert_tf.run_folder import locked
@@ -63,7 +68,7 @@ def new_version(
 
 def write_saved_model(
     served: ServedModel, folder: pathlib.Path, *, batch_size: int | None
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> dict[str, Any]:
     """Writes the graph, the weights and the warm-up requests.
 
     Args:
@@ -72,15 +77,12 @@ def write_saved_model(
         batch_size: of every request; None for any.
 
     Returns:
-        The traced functions by name, and the sha256 of each file by its path in the folder.
+        The traced functions by name.
     """
-    module, signatures = saveable(served, batch_size)
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    signatures = {**served.signatures, EXAMPLES: of_examples(served.signatures[DEFAULT])}
+    module, traced = saveable(signatures, batch_size)
+    tf.saved_model.save(module, str(folder), signatures=traced)
     extra = folder / EXTRA
-    extra.mkdir()
+    extra.mkdir(exist_ok=True)
     write_warm_up(served, extra / WARM_UP, batch_size=batch_size)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return signatures, {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    return traced

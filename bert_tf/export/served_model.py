@@ -82,11 +82,13 @@ def merge_projections(model: Any) -> None:
             layer.merge_projections()
 
 
-def saveable(served: ServedModel, batch_size: int | None) -> tuple[tf.Module, dict[str, Any]]:
+def saveable(
+    signatures: Mapping[str, Signature], batch_size: int | None
+) -> tuple[tf.Module, dict[str, Any]]:
     """Traces a model's functions.
 
     Args:
-        served: the model.
+        signatures: by name.
         batch_size: of every request; None for any.
 
     Returns:
@@ -94,8 +96,6 @@ def saveable(served: ServedModel, batch_size: int | None) -> tuple[tf.Module, di
         the traced functions by name. What a session loads (as TF Serving does) must be variables
         of such a module: Keras's own are not found there.
     """
-    signatures = dict(served.signatures)
-    signatures[EXAMPLES] = _of_examples(signatures[DEFAULT])
     traced = {name: _traced(signature, batch_size) for name, signature in signatures.items()}
     module = tf.Module(name="served_model")
     weights = {id(v): v for function in traced.values() for v in function.variables}
@@ -115,7 +115,7 @@ def _traced(signature: Signature, batch_size: int | None) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
-def _of_examples(signature: Signature) -> Signature:
+def of_examples(signature: Signature) -> Signature:
     """The same on serialized ``tf.train.Example`` that have its inputs as features."""
     features = {
         name: tf.io.FixedLenFeature([], spec.dtype)

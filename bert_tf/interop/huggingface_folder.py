@@ -4,11 +4,10 @@ What this project has no counterpart for, and what would change the outputs, is 
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from bert_tf.config import UNUSED_KEYS, BertConfig
 from bert_tf.errors import InputError
 from bert_tf.interop.huggingface_names import ACTIVATIONS, TIED
+from bert_tf.interop.json_file import Json, read_json
+from bert_tf.interop.original_model import Tokenizer
 from bert_tf.run_folder import LABELS, VOCAB
 from bert_tf.tokenization import Vocabulary
-
-Json = dict[str, Any]
 
 # Keys of config.json that change what a model computes, with the one value that is understood.
 _ONE_VALUE: Json = {
@@ -142,20 +141,6 @@ class ModelConfig:
                     f"and must be there once, as they go to {LABELS}"
                 )
         return labels
-
-
-class Tokenizer(NamedTuple):
-    """What a folder says of its word pieces.
-
-    Attributes:
-        path: the file that lists them, vocab.txt or tokenizer.json.
-        pieces: in the order of their ids.
-        do_lower_case: None if the folder does not say.
-    """
-
-    path: pathlib.Path
-    pieces: list[str]
-    do_lower_case: bool | None
 
 
 def read_tokenizer(source: pathlib.Path) -> Tokenizer:
@@ -322,20 +307,3 @@ def _open(path: pathlib.Path) -> Any:
             f"it is not whole, or damaged ({error})" if path.exists() else "there is no such file"
         )
         raise InputError(f"{path}: cannot read the weights: {what}; download it again") from error
-
-
-def read_json(path: pathlib.Path) -> Json:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        InputError: if it cannot be read, or holds anything else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object, but found {type(values).__name__}")
-    return values

@@ -22,14 +22,15 @@ def write_peer_folder(checkpoint: pathlib.Path, folder: pathlib.Path) -> None:
 
     from bert_tf.checkpoint import Checkpoint
     from bert_tf.config import BertConfig
-    from bert_tf.interop.huggingface_names import expand
+    from bert_tf.interop.huggingface_names import NAMES, is_transposed
+    from bert_tf.interop.weights import expand
 
     config = BertConfig.from_json_file(checkpoint / "bert_config.json")
     rows = expand(("embeddings", "layer", "pooler"), config.num_hidden_layers)
     file = Checkpoint(checkpoint)
     values = [value.numpy() for value in file.read([file.name_in_file(row.name) for row in rows])]
     tensors = {
-        row.theirs: np.ascontiguousarray(value.T if row.transposed else value)
+        NAMES[row.name]: np.ascontiguousarray(value.T if is_transposed(row.name) else value)
         for row, value in zip(rows, values, strict=True)
     }
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

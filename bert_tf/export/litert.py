@@ -1,0 +1,65 @@
+"""Takes a served model, returns it as a LiteRT (TensorFlow Lite) file; next: exporter.
+
+Weights are float32, float16, or with ``int8`` rounded to 8 bits, as are activations in products
+while it runs (dynamic range quantization). Batch and length are any.
+"""
+
+import pathlib
+import tempfile
+from typing import Any
+
+import tensorflow as tf
+
+from bert_tf.export.conversion import Arrays, Report, Run, compare, traced
+from bert_tf.export.served_model import TOKENS, ServedModel
+
+FILE = "model.tflite"
+
+
+def convert(
+    served: ServedModel, precision: str, folder: pathlib.Path
+) -> tuple[dict[str, Any], Report]:
+    """Writes FILE, and runs it.
+
+    Args:
+        served: the model, in float32.
+        precision: float32, float16 or int8.
+        folder: where the file goes.
+
+    Returns:
+        The traced function by its name, and what came of it.
+
+    Raises:
+        InputError: if what was converted does not say what the model says.
+    """
+    module, function = traced(served)
+    # From a saved model, since from a function the weights are copied while they are read.
+    with tempfile.TemporaryDirectory(dir=folder) as saved:
+        tf.saved_model.save(module, saved, signatures=function)
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved)
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        content = converter.convert()
+    (folder / FILE).write_bytes(content)
+    report = compare(function, runner(folder / FILE), folder / FILE, precision, "LiteRT")
+    return {TOKENS: function}, report
+
+
+def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:
+    """What runs a file.
+
+    Args:
+        path: of the file.
+        num_threads: by default as many as the runtime thinks right.
+    """
+    from ai_edge_litert.interpreter import Interpreter  # comes with tf-models-official
+
+    signature = Interpreter(str(path), num_threads=num_threads).get_signature_runner()
+
+    def run(inputs: Arrays) -> Arrays:
+        outputs: Arrays = signature(**inputs)
+        return outputs
+
+    return run

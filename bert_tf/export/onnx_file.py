@@ -1,0 +1,99 @@
+"""Takes a served model, returns it as an ONNX file; next: exporter.
+
+With ``int8`` the weights of products are 8 bits, as are activations in them while it runs (ONNX
+Runtime's dynamic quantization). Batch and length are any. Needs the extra ``onnx``.
+"""
+
+import logging
+import pathlib
+import tempfile
+from typing import Any
+
+import tensorflow as tf
+
+from bert_tf.errors import InputError
+from bert_tf.export.conversion import Arrays, Report, Run, compare, traced
+from bert_tf.export.served_model import TOKENS, ServedModel
+
+FILE = "model.onnx"
+_OPSET = 18
+
+
+def convert(
+    served: ServedModel, precision: str, folder: pathlib.Path
+) -> tuple[dict[str, Any], Report]:
+    """Writes FILE, and runs it.
+
+    Args:
+        served: the model, in float32.
+        precision: float32 or int8.
+        folder: where the file goes.
+
+    Returns:
+        The traced function by its name, and what came of it.
+
+    Raises:
+        InputError: if the extra is not installed, or what was converted does not say what the
+            model says.
+    """
+    if served.config.hidden_act == "gelu_erf":
+        raise InputError(
+            "hidden_act gelu_erf: the converter to ONNX makes a wrong operation of it; convert the "
+            "checkpoint with --hidden_act=gelu"
+        )
+    try:
+        import tf2onnx
+        from onnxruntime.quantization import quantize_dynamic
+    except ImportError as error:
+        raise InputError(
+            f"--runtime=onnx needs packages that are not installed ({error}): "
+            "pip install -e '.[onnx]' -c constraints.txt"
+        ) from error
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    _module, function = traced(served)  # the module keeps the weights alive
+    specs = function.structured_input_signature[1]
+
+    def model(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs: dict[str, tf.Tensor] = function(**dict(zip(specs, inputs, strict=True)))
+        return outputs
+
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        exact = pathlib.Path(scratch) / FILE
+        tf2onnx.convert.from_function(
+            tf.function(model, autograph=False),
+            input_signature=list(specs.values()),
+            opset=_OPSET,
+            output_path=str(exact),
+        )
+        if precision == "int8":
+            logging.disable(logging.WARNING)  # it would have the graph optimized first; it is
+            try:
+                quantize_dynamic(exact, folder / FILE)
+            finally:
+                logging.disable(logging.NOTSET)
+        else:
+            exact.rename(folder / FILE)
+    path = folder / FILE
+    return {TOKENS: function}, compare(function, runner(path), path, precision, "ONNX Runtime")
+
+
+def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:
+    """What runs a file.
+
+    Args:
+        path: of the file.
+        num_threads: by default one for each core.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    session: Any = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(None, inputs), strict=True))
+
+    return run

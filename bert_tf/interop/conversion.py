@@ -1,0 +1,217 @@
+"""Takes a folder of weights, returns one of another library's format; next: default_checkpoint."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from bert_tf.checkpoint import is_object_based
+from bert_tf.config import CHECKPOINT_FORMATS, BertConfig, lower_case_of
+from bert_tf.errors import InputError
+from bert_tf.interop.huggingface import read_huggingface
+from bert_tf.interop.huggingface_export import write_huggingface
+from bert_tf.interop.keras_hub import read_keras_hub, write_keras_hub
+from bert_tf.interop.model_garden import read_model_garden, write_model_garden
+from bert_tf.interop.original_model import (
+    OriginalModel,
+    find_prefix,
+    read_original,
+    write_original,
+)
+from bert_tf.output_file import whole_folder
+from bert_tf.run_folder import BERT_CONFIG, CHECKPOINT
+
+Path = str | os.PathLike[str]
+
+_READERS: dict[str, Callable[[pathlib.Path], OriginalModel]] = {
+    "original": read_original,
+    "huggingface": read_huggingface,
+    "keras_hub": read_keras_hub,
+    "model_garden": read_model_garden,
+}
+_WRITERS: dict[str, Callable[[OriginalModel, pathlib.Path], list[str]]] = {
+    "original": write_original,
+    "huggingface": write_huggingface,
+    "keras_hub": write_keras_hub,
+    "model_garden": write_model_garden,
+}
+# The formats that have no place for the casing; the name of the folder may tell it.
+_WITHOUT_CASING = ("original", "model_garden")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a folder became.
+
+    Attributes:
+        model: the source, in the original's terms.
+        target: the folder that was made.
+        to_format: its format, of CHECKPOINT_FORMATS.
+        config: as written; its ``hidden_act`` is another than the source's only if the caller
+            asked for it.
+        remarks: what was not carried over, a line each.
+    """
+
+    model: OriginalModel
+    target: pathlib.Path
+    to_format: str
+    config: BertConfig
+    remarks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model.source}: found {self.model.found}",
+            f"{self.target}: converted to the format {self.to_format}, "
+            f"{self.config.num_hidden_layers} layers of width {self.config.hidden_size}, heads: "
+            f"{', '.join(self.model.heads) or 'none'}",
+        ]
+        given, lower_case = self.model.config.hidden_act, self.model.tokenizer.do_lower_case
+        if self.config.hidden_act != given:
+            lines.append(
+                f"  hidden_act is {self.config.hidden_act}, as asked for; the source has {given}, "
+                "so the outputs differ a little from the source's"
+            )
+        if self.to_format in _WITHOUT_CASING and lower_case_of(self.target.resolve().name) is None:
+            if lower_case is None:
+                lines.append(
+                    "  the source does not say whether to lower-case: give --do_lower_case"
+                )
+            else:
+                lines.append(f"  use it with --do_lower_case={str(lower_case).lower()}")
+        return "\n".join([*lines, *(f"  {remark}" for remark in self.remarks)])
+
+
+def convert(
+    source: Path,
+    target: Path,
+    to_format: str = "original",
+    *,
+    hidden_act: str | None = None,
+    do_lower_case: bool | None = None,
+) -> Conversion:
+    """Converts a folder of weights, whole or not at all.
+
+    Args:
+        source: a folder of any of CHECKPOINT_FORMATS; which one is seen from its files.
+        target: the folder to make. It may exist if it is empty.
+        to_format: of CHECKPOINT_FORMATS, another than the source's.
+        hidden_act: an activation of BertConfig to write instead of the source's, such as ``gelu``,
+            the one that the original code has.
+        do_lower_case: whether the model lower-cases, where the source does not say.
+
+    Returns:
+        What was converted and what was not.
+
+    Raises:
+        InputError: if a file is missing or damaged, a tensor is missing or misshapen, the format
+            cannot hold the model, or the target is not empty or cannot be written.
+    """
+    source, target = pathlib.Path(source), pathlib.Path(target)
+    _require_new(target)
+    if to_format not in CHECKPOINT_FORMATS:
+        raise InputError(
+            f"--to_format must be one of {', '.join(CHECKPOINT_FORMATS)}, but is {to_format!r}"
+        )
+    from_format = recognise(source)
+    if from_format == to_format:
+        others = [name for name in CHECKPOINT_FORMATS if name != from_format]
+        raise InputError(
+            f"{source}: is of the format {from_format} already; give --to_format, one of "
+            f"{', '.join(others)}"
+        )
+    model = _READERS[from_format](source)
+    model = _with_casing(model, do_lower_case)
+    _check_vocabulary(model)
+    if to_format in _WITHOUT_CASING:
+        _check_name(model, target)
+    config = dataclasses.replace(model.config, hidden_act=hidden_act or model.config.hidden_act)
+    with whole_folder(target) as folder:
+        try:
+            remarks = _WRITERS[to_format](dataclasses.replace(model, config=config), folder)
+        except tf.errors.OpError as error:  # TensorFlow's word for a full disk and the like
+            raise InputError(f"{target}: cannot write it: {error.message}") from error
+    return Conversion(model, target, to_format, config, (*model.remarks, *remarks))
+
+
+def recognise(source: pathlib.Path) -> str:
+    """The format of a folder, by its files.
+
+    Returns:
+        One of CHECKPOINT_FORMATS.
+
+    Raises:
+        InputError: if it has the files of none of them, or of several.
+    """
+    if not source.is_dir():
+        raise InputError(f"{source}: there is no such folder; --from takes a folder of weights")
+    found = []
+    if (source / "config.json").is_file():
+        found.append("keras_hub" if _is_keras(source / "config.json") else "huggingface")
+    if any(source.glob("*.index")):
+        found.append("model_garden" if is_object_based(find_prefix(source)) else "original")
+    if not found:
+        raise InputError(
+            f"{source}: holds no weights that are known here. Expected {BERT_CONFIG}, vocab.txt "
+            f"and {CHECKPOINT}.* (the original, Model Garden), or config.json, vocab.txt and "
+            "model.safetensors (Hugging Face), or config.json, model.weights.h5 and assets/ "
+            "(keras-hub)"
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{source}: holds weights of two formats, {' and '.join(found)}; copy those that are "
+            "meant to a folder of their own"
+        )
+    return found[0]
+
+
+def _is_keras(path: pathlib.Path) -> bool:
+    """Whether a config.json is a serialized Keras object; a damaged one is left to its reader."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "class_name" in values and "config" in values
+
+
+def _with_casing(model: OriginalModel, do_lower_case: bool | None) -> OriginalModel:
+    found = model.tokenizer.do_lower_case
+    if do_lower_case is None or do_lower_case == found:
+        return model
+    if found is not None:
+        raise InputError(
+            f"--do_lower_case={str(do_lower_case).lower()} does not fit {model.source}, which says "
+            f"{str(found).lower()}"
+        )
+    tokenizer = model.tokenizer._replace(do_lower_case=do_lower_case)
+    return dataclasses.replace(model, tokenizer=tokenizer)
+
+
+def _check_vocabulary(model: OriginalModel) -> None:
+    if len(model.tokenizer.pieces) != model.config.vocab_size:
+        raise InputError(
+            f"{model.tokenizer.path}: has {len(model.tokenizer.pieces)} word pieces, but "
+            f"vocab_size is {model.config.vocab_size} in the configuration; use the vocabulary "
+            "that the model was trained with"
+        )
+
+
+def _check_name(model: OriginalModel, target: pathlib.Path) -> None:
+    """Compares the casing with what the target's name stands for."""
+    named, lower_case = lower_case_of(target.resolve().name), model.tokenizer.do_lower_case
+    if None not in (named, lower_case) and named != lower_case:
+        raise InputError(
+            f"{target}: a folder of this name stands for do_lower_case={str(named).lower()}, but "
+            f"the source's tokenizer has {str(lower_case).lower()}; give another name"
+        )
+
+
+def _require_new(target: pathlib.Path) -> None:
+    try:
+        new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise InputError(f"{target}: cannot write there: {error.strerror}") from error
+    if not new:
+        raise InputError(f"{target}: exists and is not an empty folder; give a new one")

@@ -1,0 +1,152 @@
+"""Tests of bert_tf.interop.conversion: what a folder is seen to be, and what the command does."""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from original_folders import (
+    CONFIG,
+    ENCODER,
+    PIECES,
+    PRETRAINING,
+    assert_same_bits,
+    make_folder,
+    read,
+)
+
+from bert_tf.cli.main import main
+from bert_tf.config import CHECKPOINT_FORMATS, BertConfig
+from bert_tf.errors import InputError
+from bert_tf.interop import conversion
+from bert_tf.interop.conversion import convert, recognise
+
+
+def test_each_format_is_recognised(tmp_path):
+    source = make_folder(tmp_path / "uncased_L-3")
+    assert recognise(source) == "original"
+    for to_format in ("huggingface", "keras_hub", "model_garden"):
+        result = convert(source, tmp_path / to_format, to_format)
+        assert recognise(result.target) == to_format == result.to_format
+        with pytest.raises(InputError, match=rf"is of the format {to_format} already; give --to_"):
+            convert(result.target, tmp_path / "other", to_format)
+    with pytest.raises(InputError, match=r"original already; .* one of huggingface, keras_hub, mo"):
+        convert(source, tmp_path / "other")
+    for file in (tmp_path / "huggingface").iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="weights of two formats, huggingface and original"):
+        convert(source, tmp_path / "other", "keras_hub")
+
+
+def test_other_libraries_into_each_other(tmp_path):
+    """By way of the original's terms, so any into any."""
+    source = make_folder(tmp_path / "uncased_L-3", (*ENCODER, "masked_lm"))
+    folder = convert(source, tmp_path / "0", "huggingface").target
+    for i, to_format in enumerate(("keras_hub", "huggingface", "model_garden")):
+        folder = convert(folder, tmp_path / f"uncased_L-3_{i}", to_format).target
+    folder = convert(folder, tmp_path / "1", "keras_hub", do_lower_case=None).target
+    back = convert(folder, tmp_path / "uncased_L-3_back")
+    assert_same_bits(source, back.target)
+    assert back.config == CONFIG
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(InputError, match="nothing: there is no such folder"):
+        convert(tmp_path / "nothing", tmp_path / "other")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: holds no weights .* Expected bert_config\.json"):
+        convert(tmp_path / "empty", tmp_path / "other")
+    (tmp_path / "empty" / "model.index").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"model\.index: not a TensorFlow checkpoint"):
+        convert(tmp_path / "empty", tmp_path / "other")
+    with pytest.raises(InputError, match=r"--to_format must be one of original, .* but is 'onnx'"):
+        convert(tmp_path / "empty", tmp_path / "other", "onnx")
+
+
+def test_the_casing_that_is_given(tmp_path):
+    source = make_folder(tmp_path / "uncased_L-3")
+    with pytest.raises(InputError, match=r"case=false does not fit .*uncased_L-3, which says true"):
+        convert(source, tmp_path / "theirs", "huggingface", do_lower_case=False)
+    garden = convert(source, tmp_path / "theirs", "model_garden").target
+    assert "give --do_lower_case" in str(convert(garden, tmp_path / "ours"))
+    result = convert(garden, tmp_path / "again", do_lower_case=True)
+    assert "use it with --do_lower_case=true" in str(result)
+    with pytest.raises(InputError, match=r"cased_L-3: a folder of this name stands for"):
+        convert(garden, tmp_path / "cased_L-3", do_lower_case=True)
+
+
+@pytest.mark.parametrize("to_format", [name for name in CHECKPOINT_FORMATS if name != "original"])
+def test_what_fails_leaves_nothing(tmp_path, to_format, monkeypatch):
+    source = make_folder(tmp_path / "uncased_L-3")
+    written = []
+
+    def fail(model, folder):
+        (folder / "some.file").write_text("half")
+        written.append(folder)
+        raise tf.errors.ResourceExhaustedError(None, None, "no space left")
+
+    monkeypatch.setitem(conversion._WRITERS, to_format, fail)
+    with pytest.raises(InputError, match="target: cannot write it: no space left"):
+        convert(source, tmp_path / "target", to_format)
+    assert len(written) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["uncased_L-3"]
+
+
+def test_a_target_that_is_not_new(tmp_path):
+    source = make_folder(tmp_path / "uncased_L-3")
+    with pytest.raises(InputError, match="uncased_L-3: exists and is not an empty folder"):
+        convert(source, source, "huggingface")
+    assert len(list(source.iterdir())) == 4
+
+
+def test_a_vocabulary_of_another_size(tmp_path):
+    source = make_folder(tmp_path / "uncased_L-3")
+    (source / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES[:-1]))
+    with pytest.raises(InputError, match=r"vocab\.txt: has 28 word pieces, but vocab_size is 29"):
+        convert(source, tmp_path / "theirs", "model_garden")
+
+
+def test_the_command(tmp_path, capsys):
+    source = make_folder(tmp_path / "model", PRETRAINING, labels=())
+    arguments = ["convert_checkpoint", f"--from={source}", f"--to={tmp_path / 'theirs'}"]
+    assert main([*arguments, "--to_format=huggingface"]) == 2
+    assert "give --do_lower_case=true for an uncased" in capsys.readouterr().err
+    assert main([*arguments, "--to_format=huggingface", "--nodo_lower_case"]) == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert f"{source}: found a folder of the original's layout (bert_model.ckpt)" in output.err
+    assert "heads: masked_lm, next_sentence" in output.err
+    assert (
+        main(["convert_checkpoint", f"--from={tmp_path / 'theirs'}", f"--to={tmp_path / 'b'}"]) == 0
+    )
+    assert "found a Hugging Face folder (BertForPreTraining)" in capsys.readouterr().err
+    assert_same_bits(source, tmp_path / "b")
+    assert main(["convert_checkpoint", f"--from={source}"]) == 2
+    assert "--to is missing: give a folder" in capsys.readouterr().err
+    assert main([*arguments, "--to_format=onnx"]) == 2
+    assert "onnx" in capsys.readouterr().err
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from bert_tf.cli.main import main\n"
+        "try: main(['convert_checkpoint', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "model_garden" in run.stdout
+    assert set(run.stderr.split()) & {"tensorflow", "keras", "keras_hub", "numpy", "h5py"} == set()
+
+
+def test_an_activation_of_the_original_comes_back_through_another(tmp_path):
+    config = BertConfig.from_dict(CONFIG.to_dict() | {"hidden_act": "gelu_erf"})
+    source = make_folder(tmp_path / "uncased_L-3", config=config)
+    folder = convert(source, tmp_path / "0", "huggingface").target
+    with pytest.raises(InputError, match="the activation is gelu_erf, but Model Garden"):
+        convert(folder, tmp_path / "1", "model_garden")
+    result = convert(folder, tmp_path / "1", "model_garden", hidden_act="gelu")
+    assert "hidden_act is gelu, as asked for; the source has gelu_erf" in str(result)
+    back = convert(result.target, tmp_path / "uncased_L-3_back")
+    assert back.config.hidden_act == "gelu"
+    assert read(back.target).keys() == read(source).keys()
