@@ -200,6 +200,8 @@ def test_tokens_take_rows_with_their_words(kind, runs, export):
         found["scores"], [[*(w["score"] for w in answer["words"]), 0], [0] * 5], atol=1e-5
     )
     assert (found["tags"][1] == b"").all()
+    tags = np.array([*KINDS[kind][0], ""])  # the last of which -1 stands for
+    assert tags[found["label_ids"]].tolist() == [[t.decode() for t in row] for row in found["tags"]]
     none = served(
         "tokens", input_ids=row, input_mask=mask, segment_ids=0 * row, word_starts=starts[:, :0]
     )

@@ -38,7 +38,8 @@ def served(folder: pathlib.Path, settings: Export) -> ServedModel:
     0.
 
     With TOKENS, rows and the positions of their words, ``word_starts`` [B, W], filled up with 0,
-    have ``tags`` and ``scores``, each row as a sentence of its own.
+    have ``tags``, ``scores`` and ``label_ids``, the number of each tag among the labels, for
+    runtimes without strings; each row as a sentence of its own.
     """
     tagger = tagging.load(folder, **settings.changes())
     merge_projections(tagger.model)
@@ -100,7 +101,11 @@ class _TagAnswers:
         is_word = inputs["word_starts"] > 0
         lengths = tf.reduce_sum(tf.cast(is_word, tf.int32), axis=1)
         label_ids, scores = self._decode(logits, lengths)
-        return {"tags": self._tags(label_ids, is_word), "scores": scores}
+        return {
+            "tags": self._tags(label_ids, is_word),
+            "label_ids": tf.where(is_word, label_ids, -1),
+            "scores": scores,
+        }
 
     def _decode(self, logits: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See ``WordTagger.decode``; there may be no words at all."""
