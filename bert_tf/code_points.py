@@ -73,6 +73,20 @@ class CodePoints:
         return "".join(map(chr, self.replacements[row])).rstrip("\0")
 
 
+def in_pages(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A table of one value for each code point in two stages, as arrays of one axis.
+
+    Args:
+      values: [COUNT].
+
+    Returns:
+      page_starts: int32 [COUNT / PAGE_SIZE].
+      entries: [num_pages * PAGE_SIZE]; code point c has entries[page_starts[c >> 8] + (c & 255)].
+    """
+    pages, page_numbers = np.unique(values.reshape([-1, PAGE_SIZE]), axis=0, return_inverse=True)
+    return page_numbers.reshape([-1]).astype(np.int32) * PAGE_SIZE, pages.reshape([-1])
+
+
 @functools.cache
 def code_points() -> CodePoints:
     """The one table of this process."""

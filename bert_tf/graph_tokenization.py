@@ -118,11 +118,7 @@ class _Trie:
         codes = np.zeros([code_points.COUNT], np.int32)
         codes[by_count] = np.arange(1, len(by_count) + 1)
         self._codes = dict(zip(by_count.tolist(), range(1, len(by_count) + 1), strict=True))
-        pages, page_numbers = np.unique(
-            codes.reshape([-1, code_points.PAGE_SIZE]), axis=0, return_inverse=True
-        )
-        self.codes = pages.reshape([-1])
-        self.code_pages = page_numbers.reshape([-1]).astype(np.int32) * code_points.PAGE_SIZE
+        self.code_pages, self.codes = code_points.in_pages(codes)
 
     def _insert(self, piece: str, piece_id: int) -> None:
         node = self.ROOT
@@ -293,7 +289,7 @@ class GraphTokenizer(tf.Module):
         decoded = tf.strings.unicode_decode(strings, "UTF-8", errors="ignore")
         points = decoded.flat_values  # [N]
         texts = tf.cast(decoded.value_rowids(), tf.int32)  # [N], the text of each code point
-        places = _places(self._page_starts, points)  # [N], in the table
+        places = places_in_pages(self._page_starts, points)  # [N], in the table
         entries = tf.gather(self._entries, places)  # [N]
 
         chars = entries & _CHAR
@@ -308,13 +304,13 @@ class GraphTokenizer(tf.Module):
         isolated = tf.cast(tf.gather(entries, sources) & _ISOLATED != 0, tf.int32)  # [E]
         is_space = tf.cast(chars == _SPACE, tf.int32)
         # A number that changes where a word ends, between characters that are left: [E].
-        breaks = tf.cumsum(is_space + isolated + _shift_right(isolated, 0))
+        breaks = tf.cumsum(is_space + isolated + shift_right(isolated, 0))
         breaks += tf.gather(texts, sources)
         left = tf.reshape(tf.where((chars != _VANISHES) & (chars != _SPACE)), [-1])  # [K]
         chars, breaks, sources = (tf.gather(x, left) for x in (chars, breaks, sources))
 
         piece_ids, piece_starts, piece_texts = self._match_words(
-            chars, breaks != _shift_right(breaks, -1), tf.gather(texts, sources)
+            chars, breaks != shift_right(breaks, -1), tf.gather(texts, sources)
         )
         num_texts = tf.size(strings)
         ids = tf.RaggedTensor.from_row_splits(
@@ -357,9 +353,9 @@ class GraphTokenizer(tf.Module):
         seen = tf.reshape(tf.where(entries & _SKIPPED == 0), [-1])
         cased = tf.gather(entries, seen) & _CASED != 0
         text = tf.gather(texts, seen)
-        same_text = text == _shift_right(text, -1)
-        cased_before = _shift_right(cased, False) & same_text
-        cased_after = _shift_left(cased & same_text, False)
+        same_text = text == shift_right(text, -1)
+        cased_before = shift_right(cased, False) & same_text
+        cased_after = shift_left(cased & same_text, False)
         is_final = (tf.gather(points, seen) == _CAPITAL_SIGMA) & cased_before & ~cased_after
         chars = tf.where(
             _mark(tf.boolean_mask(seen, is_final), tf.size(points)) > 0, _FINAL_SIGMA, chars
@@ -404,8 +400,8 @@ class GraphTokenizer(tf.Module):
         num_chars = tf.size(chars)
         words = tf.cumsum(tf.cast(begins_word, tf.int32)) - 1  # [K]
         starts = tf.cast(tf.reshape(tf.where(begins_word), [-1]), tf.int32)  # [W]
-        lengths = _shift_left(starts, num_chars) - starts
-        codes = tf.gather(self._codes, _places(self._code_pages, chars))  # [K]
+        lengths = shift_left(starts, num_chars) - starts
+        codes = tf.gather(self._codes, places_in_pages(self._code_pages, chars))  # [K]
         places, nodes = self._walk(
             codes, *(tf.boolean_mask(x, lengths <= MAX_WORD_LENGTH) for x in (starts, lengths))
         )
@@ -521,17 +517,17 @@ class GraphTokenizer(tf.Module):
         return tf.maximum(indices + 1, tf.gather(last, bases))
 
 
-def _places(page_starts: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+def places_in_pages(page_starts: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
     """Where the entries of code points are in a table of pages: int32, like `points`."""
     return tf.gather(page_starts, tf.bitwise.right_shift(points, 8)) + (points & 255)
 
 
-def _shift_right(values: tf.Tensor, first: int | bool) -> tf.Tensor:
+def shift_right(values: tf.Tensor, first: int | bool) -> tf.Tensor:
     """[first, values[0], ..., values[-2]]."""
     return tf.concat([[first], values], 0)[:-1]
 
 
-def _shift_left(values: tf.Tensor, last: int | bool | tf.Tensor) -> tf.Tensor:
+def shift_left(values: tf.Tensor, last: int | bool | tf.Tensor) -> tf.Tensor:
     """[values[1], ..., values[-1], last]."""
     return tf.concat([values, [last]], 0)[1:]
 

@@ -67,9 +67,7 @@ def pack_words(
     Raises:
         InputError: if ``max_seq_length`` leaves no room for words.
     """
-    room = max_seq_length - 2
-    if room < 2:
-        raise InputError(f"max_seq_length {max_seq_length} is too small for words: give 4 or more")
+    room = room_for_words(max_seq_length)
     pieces = _with_1_to(room, pieces, unk_id)
     splits = pieces.row_splits
     shown, owned, continued = [], [], []
@@ -100,6 +98,18 @@ def pack_words(
         np.array(continued)[kept],
         num_split,
     )
+
+
+def room_for_words(max_seq_length: int) -> int:
+    """The pieces of words that a row has room for.
+
+    Raises:
+        InputError: if that is too few.
+    """
+    room = max_seq_length - 2
+    if room < 2:
+        raise InputError(f"max_seq_length {max_seq_length} is too small for words: give 4 or more")
+    return room
 
 
 def _with_1_to(most: int, pieces: RaggedIds, unk_id: int) -> RaggedIds:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from served import Served, examples
 from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
@@ -49,33 +50,6 @@ def runs(tmp_path_factory):
     }
 
 
-class Served:
-    """An export in a session, without the code that made it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
-        with self._session.graph.as_default():
-            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
-        self._signatures = loaded.signature_def
-
-    def __call__(self, name="serving_default", **inputs):
-        signature = self._signatures[name]
-        outputs = {key: output.name for key, output in signature.outputs.items()}
-        feed = {signature.inputs[key].name: value for key, value in inputs.items()}
-        return self._session.run(outputs, feed)
-
-    def in_batches(self, inputs, size, name="serving_default"):
-        """Each example's outputs, of batches of some size."""
-        found = []
-        for start in range(0, len(next(iter(inputs.values()))), size):
-            batch = {key: values[start : start + size] for key, values in inputs.items()}
-            outputs = self(name, **batch)
-            count = len(next(iter(batch.values())))
-            found += [{key: value[i] for key, value in outputs.items()} for i in range(count)]
-        return found
-
-
 @pytest.fixture(scope="module")
 def export(runs, tmp_path_factory):
     """Exports a run with the command, once for each set of flags."""
@@ -100,25 +74,6 @@ def encoded(texts):
         name: [pair[part].encode() for pair in texts]
         for part, name in enumerate(("text", "text_b"))
     }
-
-
-def examples(inputs):
-    """The same as serialized tf.train.Example."""
-    return [
-        tf.train.Example(
-            features=tf.train.Features(
-                feature={
-                    name: tf.train.Feature(
-                        bytes_list=tf.train.BytesList(
-                            value=value if isinstance(value, list) else [value]
-                        )
-                    )
-                    for name, value in zip(inputs, values, strict=True)
-                }
-            )
-        ).SerializeToString()
-        for values in zip(*inputs.values(), strict=True)
-    ]
 
 
 def assert_labels(found, expected):
@@ -337,7 +292,7 @@ class TestTheFolder:
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("single", ["--task=tagging"], "task 'tagging' is not known"),
+        ("single", ["--task=tagging"], "not the folder of a run_tagger run"),
         ("single", ["--task=similarity"], "task 'similarity' is not known"),
         ("single", ["--top_k=3"], "top_k is no option of classification"),
         ("single", ["--max_seq_length=42"], "max_position_embeddings, 41"),
@@ -354,7 +309,9 @@ def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
     assert [item.name for item in folder.glob("*")] in ([], [".lock"])
 
 
-@pytest.mark.parametrize("task", ["classification", "multiple_choice", "question_answering"])
+@pytest.mark.parametrize(
+    "task", ["classification", "tagging", "multiple_choice", "question_answering"]
+)
 def test_a_bare_checkpoint_has_no_such_head(task, runs, tmp_path, capsys):
     prefix = runs["single"]
     files = [

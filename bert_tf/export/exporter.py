@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
-from bert_tf.export import answers, choices, labels, litert, masks, onnx_file, vectors
+from bert_tf.export import answers, choices, labels, litert, masks, onnx_file, tags, vectors
 from bert_tf.export.conversion import write_report
 from bert_tf.export.model_card import write_model_card
 from bert_tf.export.saved_model import new_version, write_saved_model
@@ -24,6 +24,7 @@ BATCHING = "batching_parameters.txt"
 # Each takes a folder or a ModelFiles and the settings, and the task's own options by keyword.
 EXPORTERS: dict[str, Callable[..., ServedModel]] = {
     "classification": labels.served,
+    "tagging": tags.served,
     "multiple_choice": choices.served,
     "question_answering": answers.served,
     "fill_mask": masks.served,

@@ -91,6 +91,17 @@ class RowBuilder:
             piece += tf.where(piece < heads, 0, lost)
         return self._gathered(texts.values, position, starts, piece, shown)
 
+    def of_runs(self, pieces: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor) -> Rows:
+        """``[CLS] run [SEP]`` for runs of pieces, which may overlap.
+
+        Args:
+            pieces: int32 [number of pieces].
+            starts: int32 [B], where each run begins among them.
+            lengths: int32 [B], how many it has, at most what a row has room for.
+        """
+        position = self._positions(lengths + 2)
+        return self._gathered(pieces, position, starts, position - 1, lengths)
+
     def of_pairs(
         self, text_a: tf.RaggedTensor, text_b: tf.RaggedTensor, is_pair: tf.Tensor | None = None
     ) -> Rows:

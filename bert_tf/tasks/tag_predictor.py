@@ -1,6 +1,5 @@
 """Takes a trained tagger and texts, returns words with tags, and entities; next: predictor."""
 
-import functools
 import pathlib
 import re
 import unicodedata
@@ -24,10 +23,6 @@ def load(model: pathlib.Path | ModelFiles) -> "TagPredictor":
     Raises:
         InputError: if the folder holds no trained tagger.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "tags are those of a finished run_tagger run: give its folder as --model_dir"
-        )
     return TagPredictor(tagging.load(model))
 
 
@@ -102,11 +97,11 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     found = []
     for match in re.finditer(r"\S+", text):
         start, end = match.span()
-        while start < end and _is_mark(text[start]):
+        while start < end and is_mark(text[start]):
             found.append((start, start + 1))
             start += 1
         last = end
-        while start < last and _is_mark(text[last - 1]):
+        while start < last and is_mark(text[last - 1]):
             last -= 1
         if start < last:
             found.append((start, last))
@@ -114,8 +109,8 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return found
 
 
-@functools.lru_cache(maxsize=65536)
-def _is_mark(character: str) -> bool:
+def is_mark(character: str) -> bool:
+    """Whether a character is a word of its own at the beginning or the end of others."""
     return unicodedata.category(character)[0] in "PS"
 
 

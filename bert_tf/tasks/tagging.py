@@ -10,7 +10,8 @@ import numpy as np
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
-from bert_tf.config import Tagging
+from bert_tf.config import ModelFiles, Tagging
+from bert_tf.errors import InputError
 from bert_tf.metrics import entity_metrics, word_accuracy
 from bert_tf.tag_schemes import from_iob2
 from bert_tf.tagged_text import with_predictions
@@ -36,11 +37,30 @@ def run(settings: Tagging) -> dict[str, float]:
     return fine_tuning.run(settings, COMMAND, _prepare)
 
 
-def load(folder: pathlib.Path) -> WordTagger:
-    """The tagger of a trained run's folder."""
-    settings, config, tokenizer = read_trained(folder, COMMAND, Tagging)
-    tagger = WordTagger(settings, config, tokenizer, read_label_file(folder / run_folder.LABELS))
-    load_checkpoint(tagger.model, folder / run_folder.CHECKPOINT)
+def load(
+    model: pathlib.Path | ModelFiles,
+    *,
+    dtype: str | None = None,
+    max_seq_length: int | None = None,
+) -> WordTagger:
+    """The tagger of a trained run's folder.
+
+    Args:
+        model: the folder.
+        dtype: a Keras dtype policy; float32 by default.
+        max_seq_length: the longest row; by default the run's.
+
+    Raises:
+        InputError: if it is not the folder of a trained tagger.
+    """
+    if isinstance(model, ModelFiles):
+        raise InputError(
+            "tags are those of a finished run_tagger run: give its folder as --model_dir"
+        )
+    settings, config, tokenizer = read_trained(model, COMMAND, Tagging, max_seq_length)
+    labels = read_label_file(model / run_folder.LABELS)
+    tagger = WordTagger(settings, config, tokenizer, labels, dtype=dtype)
+    load_checkpoint(tagger.model, model / run_folder.CHECKPOINT)
     return tagger
 
 

@@ -35,6 +35,7 @@ class WordTagger:
         config: the model's architecture.
         tokenizer: of the model's vocabulary.
         labels: in the order of their ids.
+        dtype: a Keras dtype policy; by default the one of the settings' precision.
 
     Attributes:
         model: with new weights.
@@ -47,6 +48,8 @@ class WordTagger:
         config: BertConfig,
         tokenizer: FullTokenizer,
         labels: tuple[str, ...],
+        *,
+        dtype: str | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
@@ -56,7 +59,7 @@ class WordTagger:
             len(labels),
             use_crf=settings.crf,
             allowed=allowed_by(labels),
-            dtype=DTYPE_POLICIES[settings.precision],
+            dtype=dtype or DTYPE_POLICIES[settings.precision],
         )
         self.loss = Loss(self._terms, lambda batch: {"loss": words_weight(_num_words(batch))})
         self._run = FeatureRunner(settings, self.model, self.loss)
@@ -175,18 +178,27 @@ class WordTagger:
             losses[rows] = self._loss_of_sentences(*given, lengths)
         return losses
 
+    def decode(self, logits: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As ``label``, of tensors.
+
+        Args:
+            logits: float [B, W, L], W at least 1.
+            lengths: int32 [B], 0 to W.
+
+        Returns:
+            The numbers of the labels, int32 [B, W], and their probabilities, float32 [B, W]; 0
+            beyond a sentence's length.
+        """
+        chain = self.model.chain()
+        best, _ = crf.best_labels(logits, lengths, chain)
+        probabilities = crf.marginals(logits, lengths, chain)
+        return best, tf.gather(probabilities, best, batch_dims=2)
+
     @functools.cached_property
     def _decode(self) -> Any:
-        """(logits [B, W, L], lengths [B]) -> best labels and their probabilities, [B, W] each."""
-
-        def decode(logits: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            chain = self.model.chain()
-            best, _ = crf.best_labels(logits, lengths, chain)
-            probabilities = crf.marginals(logits, lengths, chain)
-            return best, tf.gather(probabilities, best, batch_dims=2)
-
+        """``decode`` as a graph."""
         return tf.function(
-            decode,
+            self.decode,
             input_signature=[
                 tf.TensorSpec([None, None, len(self.labels)]),
                 tf.TensorSpec([None], tf.int32),

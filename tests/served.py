@@ -1,0 +1,49 @@
+"""What is exported, as a server runs it, for tests."""
+
+import tensorflow as tf
+
+
+class Served:
+    """An export in a session, without the code that made it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        with self._session.graph.as_default():
+            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
+        self._signatures = loaded.signature_def
+
+    def __call__(self, name="serving_default", **inputs):
+        signature = self._signatures[name]
+        outputs = {key: output.name for key, output in signature.outputs.items()}
+        feed = {signature.inputs[key].name: value for key, value in inputs.items()}
+        return self._session.run(outputs, feed)
+
+    def in_batches(self, inputs, size, name="serving_default"):
+        """Each example's outputs, of batches of some size."""
+        found = []
+        for start in range(0, len(next(iter(inputs.values()))), size):
+            batch = {key: values[start : start + size] for key, values in inputs.items()}
+            outputs = self(name, **batch)
+            count = len(next(iter(batch.values())))
+            found += [{key: value[i] for key, value in outputs.items()} for i in range(count)]
+        return found
+
+
+def examples(inputs):
+    """The same as serialized tf.train.Example."""
+    return [
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={
+                    name: tf.train.Feature(
+                        bytes_list=tf.train.BytesList(
+                            value=value if isinstance(value, list) else [value]
+                        )
+                    )
+                    for name, value in zip(inputs, values, strict=True)
+                }
+            )
+        ).SerializeToString()
+        for values in zip(*inputs.values(), strict=True)
+    ]
