@@ -124,6 +124,11 @@ class Export(TrainedModel):
     max_seq_length: int | None = setting(
         None, "Longest row in word pieces; by default what the model was trained with."
     )
+    dev_file: str | None = setting(
+        None,
+        "litert, onnx, of a classifier: labelled examples in the form of its dev file, to measure "
+        "what the conversion changes.",
+    )
     fixed_length: bool = setting(
         False, "Pad every row to max_seq_length, instead of a batch to its own longest row."
     )
@@ -140,6 +145,10 @@ class Export(TrainedModel):
             raise InputError(
                 f"--precision={self.precision}: --runtime={self.runtime} has "
                 f"{', '.join(precisions)}"
+            )
+        if self.dev_file is not None and self.runtime == "tensorflow":
+            raise InputError(
+                "--dev_file: it is for conversions to another --runtime; here nothing is changed"
             )
         if self.runtime != "tensorflow" and (self.batch_size or self.fixed_length):
             flag = "batch_size" if self.batch_size else "fixed_length"

@@ -299,6 +299,7 @@ class TestTheFolder:
         ("single", ["--batch_size=0"], "--batch_size must be at least 1"),
         ("pretraining", ["--top_k=100"], "top_k must lie in 1 to"),
         ("single", ["--precision=int8"], "--runtime=tensorflow has float32, bfloat16, float16"),
+        ("single", ["--dev_file=dev.tsv"], "for conversions to another --runtime"),
         ("single", ["--runtime=onnx", "--batch_size=3"], "the shapes are those of what is fed"),
     ],
 )
@@ -358,6 +359,34 @@ def test_other_runtimes(runtime, precision, runs, tmp_path, caplog):
     assert (folder / "labels.txt").is_file() and (folder / "model_card.json").is_file()
 
 
+@pytest.mark.parametrize("name", ["single", "multi", "regression", "pairs"])
+def test_a_conversion_is_measured(name, runs, tmp_path):
+    texts = PAIRS if name == "pairs" else TEXTS
+    texts = [text for text in texts if name == "pairs" or text.strip()]
+    predicted = bert_tf.Predictor.load(runs[name]).predict(texts)
+    labels = LABELS[:2] if name == "pairs" else LABELS
+    rows = [["text", "text_b", "label"] if name == "pairs" else ["text", "label"]]
+    for number, text in enumerate(texts):
+        label = f"{number / 7}" if name == "regression" else labels[number % len(labels)]
+        parts = [text] if isinstance(text, str) else text
+        rows.append([*(part.translate({9: 32, 10: 32, 0x2028: 32}) for part in parts), label])
+    dev_file = tmp_path / "dev.tsv"
+    dev_file.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    flags = ["--runtime=litert", f"--dev_file={dev_file}", f"--export_dir={tmp_path / 'versions'}"]
+    assert main(["export", f"--model_dir={runs[name]}", *flags]) == 0
+    report = json.loads((tmp_path / "versions" / "1" / "conversion.json").read_text())
+    for metric, value in report["tensorflow_metrics"].items():
+        assert report["metrics"][metric] == pytest.approx(value, abs=1e-5)
+    if name in ("single", "pairs"):
+        right = [
+            answer["label"] == row[-1] for answer, row in zip(predicted, rows[1:], strict=True)
+        ]
+        assert report["metrics"]["accuracy"] == pytest.approx(np.mean(right))
+        assert 0 < np.mean(right) < 1
+    else:
+        assert report["metrics"]
+
+
 @pytest.mark.parametrize("broken", [np.nan, 0.5, None])
 def test_a_conversion_that_says_something_else_is_refused(
     broken, runs, tmp_path, capsys, monkeypatch
@@ -378,5 +407,5 @@ def test_a_conversion_that_says_something_else_is_refused(
     monkeypatch.setattr(litert, "runner", wrong)
     command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
     assert main([*command, "--runtime=litert"]) == 2
-    assert "LiteRT: the converted model" in capsys.readouterr().err
+    assert "litert: the converted model" in capsys.readouterr().err
     assert [item.name for item in tmp_path.iterdir()] == [".lock"]

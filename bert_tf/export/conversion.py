@@ -17,11 +17,16 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.errors import InputError
-from bert_tf.export.served_model import TOKENS, ServedModel, Signature, Tensors, saveable
-
-Arrays = dict[str, np.ndarray]
-# Takes inputs by name, returns outputs by name.
-Run = Callable[[Arrays], Arrays]
+from bert_tf.export.served_model import (
+    TOKENS,
+    Arrays,
+    Run,
+    ServedModel,
+    Signature,
+    Tensors,
+    saveable,
+)
+from bert_tf.use_config import Export
 
 REPORT = "conversion.json"
 # (examples, pieces) of the inputs that both are tried on: odd, of different lengths.
@@ -41,6 +46,8 @@ class Report:
         differences: of each output, the largest from that of TensorFlow in float32.
         milliseconds: of one call, the median, by examples x pieces.
         tensorflow_milliseconds: the same of TensorFlow.
+        metrics: of the examples that were given, if any.
+        tensorflow_metrics: the same of TensorFlow.
     """
 
     bytes: int
@@ -48,6 +55,8 @@ class Report:
     differences: dict[str, float]
     milliseconds: dict[str, float]
     tensorflow_milliseconds: dict[str, float]
+    metrics: dict[str, float]
+    tensorflow_metrics: dict[str, float]
 
     def __str__(self) -> str:
         lines = [f"{self.bytes / 1e6:.1f} MB, {self.share:.2f} of the weights in float32"]
@@ -58,6 +67,10 @@ class Report:
         lines += [
             f"  {shape}: {self.milliseconds[shape]:.2f} ms, TensorFlow {other:.2f} ms"
             for shape, other in self.tensorflow_milliseconds.items()
+        ]
+        lines += [
+            f"  {name}: {self.metrics[name]:.4f}, TensorFlow {other:.4f}"
+            for name, other in self.tensorflow_metrics.items()
         ]
         return "\n".join(lines)
 
@@ -79,27 +92,33 @@ def traced(served: ServedModel) -> tuple[tf.Module, Any]:
     return module, functions[TOKENS]
 
 
-def compare(function: Any, run: Run, path: pathlib.Path, precision: str, what: str) -> Report:
+def compare(
+    served: ServedModel, function: Any, run: Run, path: pathlib.Path, settings: Export
+) -> Report:
     """Runs a converted model beside the one that it was made of.
 
     Args:
+        served: the model.
         function: of ``traced``.
         run: the converted one.
         path: its file.
-        precision: float32, float16 or int8.
-        what: the runtime's name, for a message.
+        settings: of the export.
 
     Raises:
         InputError: if they do not say the same, as nearly as the precision allows.
     """
+    what, precision = settings.runtime, settings.precision
+
+    def exact(inputs: Arrays) -> Arrays:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in function(**tensors).items()}
+
     differences: dict[str, float] = {}
     means: dict[str, float] = {}
     milliseconds, expected_milliseconds = {}, {}
     for shape in _SHAPES:
         inputs = _inputs(function, *shape)
-        tensors = {name: tf.constant(value) for name, value in inputs.items()}
-        expected = {name: value.numpy() for name, value in function(**tensors).items()}
-        found = run(inputs)
+        expected, found = exact(inputs), run(inputs)
         for name, value in expected.items():
             if found[name].shape != value.shape or not np.isfinite(found[name]).all():
                 raise InputError(
@@ -112,7 +131,7 @@ def compare(function: Any, run: Run, path: pathlib.Path, precision: str, what: s
                 means[name] = max(float(difference.mean()), means.get(name, 0.0))
         key = "x".join(map(str, shape))
         milliseconds[key] = _milliseconds(functools.partial(run, inputs))
-        expected_milliseconds[key] = _milliseconds(functools.partial(function, **tensors))
+        expected_milliseconds[key] = _milliseconds(functools.partial(exact, inputs))
     worst = max(means, key=lambda name: means[name])
     if means[worst] > _TOLERANCES[precision]:
         raise InputError(
@@ -122,7 +141,27 @@ def compare(function: Any, run: Run, path: pathlib.Path, precision: str, what: s
         )
     size = path.stat().st_size
     weights = sum(4 * int(np.prod(variable.shape)) for variable in function.variables)
-    return Report(size, size / weights, differences, milliseconds, expected_milliseconds)
+    metrics, expected_metrics = (_measured(served, one, settings) for one in (run, exact))
+    return Report(
+        size,
+        size / weights,
+        differences,
+        milliseconds,
+        expected_milliseconds,
+        metrics,
+        expected_metrics,
+    )
+
+
+def _measured(served: ServedModel, run: Run, settings: Export) -> dict[str, float]:
+    """The metrics of the examples that are given, if any."""
+    if settings.dev_file is None:
+        return {}
+    if served.measure is None:
+        raise InputError(
+            f"--dev_file: it is for classifiers; there is no such measure of {served.task}"
+        )
+    return served.measure(settings.dev_file, run)
 
 
 def write_report(report: Report, folder: pathlib.Path) -> None:

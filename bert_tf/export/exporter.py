@@ -75,7 +75,7 @@ def export(settings: Export) -> pathlib.Path:
                 run_folder.write_text(extra / BATCHING, _BATCHING_PARAMETERS)
         else:
             convert = {"litert": litert.convert, "onnx": onnx_file.convert}[settings.runtime]
-            traced, report = convert(served, settings.precision, folder)
+            traced, report = convert(served, settings, folder)
             log.info("%s, %s: %s", settings.runtime, settings.precision, report)
             write_report(report, folder)
         run_folder.write_text(extra / run_folder.BERT_CONFIG, served.config.to_json_string())

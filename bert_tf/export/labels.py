@@ -5,12 +5,14 @@ Axes: B texts, S = seq_length, C = windows of a text, L = num_labels, M = most l
 
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import ModelFiles
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
+    Arrays,
     ServedModel,
     Signature,
     Tensors,
@@ -50,7 +52,18 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         },
         sample={DEFAULT: {name: sample[name] for name in inputs}},
         files=label_file(classifier.labels),
+        measure=lambda dev_file, run: classification.measure(
+            classifier, dev_file, lambda inputs: _logits(run(inputs), classifier.task_type)
+        ),
     )
+
+
+def _logits(outputs: Arrays, task_type: str) -> np.ndarray:
+    """What of the outputs of ``of_rows`` ranks as the logits do, float32 [B, L]."""
+    if task_type == "regression":
+        return outputs["score"][:, np.newaxis]
+    probabilities = np.clip(outputs["probabilities"], 1e-7, 1 - 1e-7)
+    return np.log(probabilities) - np.log1p(-probabilities) * (task_type == "multi_label")
 
 
 class _LabelAnswers:

@@ -10,20 +10,21 @@ from typing import Any
 
 import tensorflow as tf
 
-from bert_tf.export.conversion import Arrays, Report, Run, compare, traced
-from bert_tf.export.served_model import TOKENS, ServedModel
+from bert_tf.export.conversion import Report, compare, traced
+from bert_tf.export.served_model import TOKENS, Arrays, Run, ServedModel
+from bert_tf.use_config import Export
 
 FILE = "model.tflite"
 
 
 def convert(
-    served: ServedModel, precision: str, folder: pathlib.Path
+    served: ServedModel, settings: Export, folder: pathlib.Path
 ) -> tuple[dict[str, Any], Report]:
     """Writes FILE, and runs it.
 
     Args:
         served: the model, in float32.
-        precision: float32, float16 or int8.
+        settings: of the export.
         folder: where the file goes.
 
     Returns:
@@ -37,14 +38,14 @@ def convert(
     with tempfile.TemporaryDirectory(dir=folder) as saved:
         tf.saved_model.save(module, saved, signatures=function)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
-        if precision != "float32":
+        if settings.precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
+        if settings.precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
     (folder / FILE).write_bytes(content)
-    report = compare(function, runner(folder / FILE), folder / FILE, precision, "LiteRT")
-    return {TOKENS: function}, report
+    path = folder / FILE
+    return {TOKENS: function}, compare(served, function, runner(path), path, settings)
 
 
 def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:

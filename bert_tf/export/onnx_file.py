@@ -12,21 +12,22 @@ from typing import Any
 import tensorflow as tf
 
 from bert_tf.errors import InputError
-from bert_tf.export.conversion import Arrays, Report, Run, compare, traced
-from bert_tf.export.served_model import TOKENS, ServedModel
+from bert_tf.export.conversion import Report, compare, traced
+from bert_tf.export.served_model import TOKENS, Arrays, Run, ServedModel
+from bert_tf.use_config import Export
 
 FILE = "model.onnx"
 _OPSET = 18
 
 
 def convert(
-    served: ServedModel, precision: str, folder: pathlib.Path
+    served: ServedModel, settings: Export, folder: pathlib.Path
 ) -> tuple[dict[str, Any], Report]:
     """Writes FILE, and runs it.
 
     Args:
         served: the model, in float32.
-        precision: float32 or int8.
+        settings: of the export.
         folder: where the file goes.
 
     Returns:
@@ -65,7 +66,7 @@ def convert(
             opset=_OPSET,
             output_path=str(exact),
         )
-        if precision == "int8":
+        if settings.precision == "int8":
             logging.disable(logging.WARNING)  # it would have the graph optimized first; it is
             try:
                 quantize_dynamic(exact, folder / FILE)
@@ -74,7 +75,7 @@ def convert(
         else:
             exact.rename(folder / FILE)
     path = folder / FILE
-    return {TOKENS: function}, compare(function, runner(path), path, precision, "ONNX Runtime")
+    return {TOKENS: function}, compare(served, function, runner(path), path, settings)
 
 
 def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from bert_tf import run_folder
@@ -17,6 +18,9 @@ from bert_tf.modeling import BertModel
 from bert_tf.tokenization import Vocabulary
 
 Tensors = dict[str, tf.Tensor]
+Arrays = dict[str, np.ndarray]
+# Takes inputs by name, returns outputs by name.
+Run = Callable[[Arrays], Arrays]
 
 DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 TOKENS = "tokens"
@@ -50,6 +54,8 @@ class ServedModel:
         sample: for some of them, what a request may hold: for each input one example's value. The
             requests that warm a server up are made of it.
         files: what else travels with it, by name.
+        measure: takes a file of labelled examples and what computes outputs of TOKENS' inputs, as
+            arrays; returns the task's metrics. None if the task has no such measure.
     """
 
     task: str
@@ -58,6 +64,7 @@ class ServedModel:
     signatures: Mapping[str, Signature]
     sample: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    measure: Callable[[str, Run], dict[str, float]] | None = None
 
 
 def texts(*names: str) -> dict[str, tf.TensorSpec]:

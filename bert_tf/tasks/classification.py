@@ -3,11 +3,15 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
+
+import numpy as np
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import Classification, ModelFiles
 from bert_tf.errors import InputError
+from bert_tf.input_pipeline import evaluation_plan
 from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import fine_tuning
 from bert_tf.tasks.classification_data import (
@@ -68,6 +72,30 @@ def takes_pairs(classifier: TextClassifier) -> bool:
 
 def _has_pairs(task: ClassificationTask) -> bool:
     return any(layout.text_b_column is not None for layout in task.layouts.values())
+
+
+def measure(
+    classifier: TextClassifier,
+    dev_file: str,
+    logits_of: Callable[[dict[str, np.ndarray]], np.ndarray],
+) -> dict[str, float]:
+    """The task's metrics on labelled examples, by logits that something else computes.
+
+    Args:
+        classifier: whose inputs and labels they are.
+        dev_file: in the form of the task's dev files.
+        logits_of: takes the model's inputs, int32 [B, S] each, returns float32 [B, L].
+    """
+    task = _find_task(classifier.settings)
+    examples = read_examples(task, dev_file, classifier.labels, split="dev")
+    features = classifier.features(examples.text_a, examples.text_b)
+    plan = evaluation_plan(features.lengths, classifier.settings.eval_batch_size)
+    logits = np.zeros((len(examples), len(classifier.labels) or 1), np.float32)
+    for batch in classifier.batches(features, plan):
+        inputs = {name: batch[name].numpy() for name in ("input_ids", "input_mask", "segment_ids")}
+        logits[batch["example_ids"].numpy()] = logits_of(inputs)
+    assert examples.labels is not None
+    return classification_metrics(task.task_type, task.metrics, logits, examples.labels)
 
 
 @dataclasses.dataclass(frozen=True)
