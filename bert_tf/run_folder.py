@@ -36,6 +36,7 @@ EVAL_ERRORS = "eval_errors.jsonl"
 CONFUSION_MATRIX = "confusion_matrix.png"
 CALIBRATION = "calibration.png"
 LOCK = ".lock"
+BEST = "best"  # the best of a run's models, by evaluations while it trained
 # What a model needs beside its checkpoint.
 MODEL_FILES = (BERT_CONFIG, VOCAB, LABELS, NULL_THRESHOLD)
 # What a run may write; --overwrite removes these and nothing else.
@@ -46,6 +47,8 @@ RUN_FILES = (
     LABELS,
     f"{CHECKPOINT}.*",
     "resume",
+    BEST,
+    ".best.*",
     EVAL_RESULTS,
     EVAL_RESULTS_TEXT,
     "test_results*.tsv",

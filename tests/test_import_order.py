@@ -62,6 +62,7 @@ ORDER = (
     "optimization",
     "replicas",
     "checkpoint",
+    "best_model",
     "metrics",
     "answer_metrics",
     "calibration",

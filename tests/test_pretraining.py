@@ -158,6 +158,20 @@ def trained(world, tmp_path_factory):
 # --- evaluation ---------------------------------------------------------------------------------
 
 
+def test_the_best_model_is_kept_apart(trained, world, tmp_path):
+    folder, _ = trained
+    best = json.loads((folder / "best" / "eval_results.json").read_text())
+    evaluated = [line for line in read_log(folder) if "eval_loss" in line]
+    lowest = min(evaluated, key=lambda line: line["eval_loss"])
+    assert len(evaluated) > 1
+    assert (best["global_step"], best["eval_loss"]) == (lowest["step"], lowest["eval_loss"])
+    again = run(
+        "--do_eval", f"--input_file={world / 'held_out_static.tfrecord'}",
+        f"--checkpoint={folder / 'best'}", f"--output_dir={tmp_path / 'again'}",
+    )  # fmt: skip
+    assert again["loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
+
+
 def test_evaluation_equals_the_originals(shared, tmp_path):
     golden = shared / "goldens" / "original_tiny"
     results = run(

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from bert_tf import run_folder
+from bert_tf.best_model import keep_if_best
 from bert_tf.checkpoint import (
     SLOTS,
     Checkpoint,
@@ -160,11 +161,20 @@ def _train(settings: Pretraining) -> dict[str, float]:
         )
     evaluator = PretrainingEvaluator(model, objective)
 
-    def evaluate() -> dict[str, float]:
-        values = _evaluate(prepared, evaluator)
-        return {f"eval_{name}": value for name, value in values.items()}
-
     with _claim(prepared) as folder:
+
+        def evaluate() -> dict[str, float]:
+            values = {
+                f"eval_{name}": value for name, value in _evaluate(prepared, evaluator).items()
+            }
+            step = int(optimizer.iterations.numpy())
+            keep_if_best(folder, step, values, "eval_loss", write_model)
+            return values
+
+        def write_model(target: pathlib.Path) -> None:
+            write_model_files(target, prepared.config, prepared.vocabulary)
+            save_checkpoint(model, target / run_folder.CHECKPOINT)
+
         if is_chief():
             run_folder.remember_inputs(folder, _inputs(prepared))
         _log_start(prepared, report, int(optimizer.iterations.numpy()))
