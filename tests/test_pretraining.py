@@ -166,8 +166,12 @@ def test_the_best_model_is_kept_apart(trained, world, tmp_path):
     assert len(evaluated) > 1
     assert (best["global_step"], best["eval_loss"]) == (lowest["step"], lowest["eval_loss"])
     again = run(
-        "--do_eval", f"--input_file={world / 'held_out_static.tfrecord'}",
-        f"--checkpoint={folder / 'best'}", f"--output_dir={tmp_path / 'again'}",
+        "--do_eval", f"--output_dir={tmp_path / 'again'}",
+        *flags_of(
+            world,
+            init_checkpoint=folder / "best" / "bert_model.ckpt",
+            input_file=world / "held_out_static.tfrecord",
+        ),
     )  # fmt: skip
     assert again["loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
 
