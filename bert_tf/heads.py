@@ -76,7 +76,7 @@ class MaskedLM(keras.layers.Layer):
         masked = tf.gather(sequence_output, positions, batch_dims=1)  # [B, P, H]
         x = self.transform(tf.reshape(masked, [-1, self.config.hidden_size]))  # [B * P, H]
         logits = tf.matmul(x, tf.cast(table, x.dtype), transpose_b=True)  # [B * P, V]
-        logits = tf.cast(logits, tf.float32) + tf.cast(self.output_bias.value, tf.float32)
+        logits = tf.cast(logits, tf.float32) + self.output_bias.value
         shape = tf.concat([tf.shape(positions), [self.config.vocab_size]], axis=0)
         return tf.reshape(logits, shape)  # [B, P, V]
 

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from bert_tf.cli.main import main
+
 
 class Served:
     """An export in a session, without the code that made it."""
@@ -28,6 +30,26 @@ class Served:
             count = len(next(iter(batch.values())))
             found += [{key: value[i] for key, value in outputs.items()} for i in range(count)]
         return found
+
+
+def exporting(run_of, tmp_path_factory):
+    """Takes a run's name and flags, returns its export, each made once by the command.
+
+    Args:
+        run_of: the folder of a run, given its name.
+        tmp_path_factory: pytest's.
+    """
+    made = {}
+
+    def export(name, *flags):
+        if (name, flags) not in made:
+            folder = tmp_path_factory.mktemp(name)
+            command = ["export", f"--model_dir={run_of(name)}", f"--export_dir={folder}", *flags]
+            assert main(command) == 0
+            made[name, flags] = Served((folder / "1").rename(folder / "moved"))
+        return made[name, flags]
+
+    return export
 
 
 def examples(inputs):

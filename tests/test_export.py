@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from served import Served, examples
+from served import examples, exporting
 from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
@@ -52,18 +52,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def export(runs, tmp_path_factory):
-    """Exports a run with the command, once for each set of flags."""
-    made = {}
-
-    def export(name, *flags):
-        if (name, flags) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            command = ["export", f"--model_dir={runs[name]}", f"--export_dir={folder}", *flags]
-            assert main(command) == 0
-            made[name, flags] = Served((folder / "1").rename(folder / "moved"))
-        return made[name, flags]
-
-    return export
+    return exporting(runs.__getitem__, tmp_path_factory)
 
 
 def encoded(texts):

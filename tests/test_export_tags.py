@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from served import Served, examples
+from served import examples, exporting
 from small_models import LETTERS, TEXTS, make_run
 
 from bert_tf import Predictor
@@ -95,18 +95,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def export(runs, tmp_path_factory):
-    """Exports a run with the command, once for each set of flags."""
-    made = {}
-
-    def export(name, *flags):
-        if (name, flags) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            command = ["export", f"--model_dir={runs(name)}", f"--export_dir={folder}", *flags]
-            assert main(command) == 0
-            made[name, flags] = Served((folder / "1").rename(folder / "moved"))
-        return made[name, flags]
-
-    return export
+    return exporting(runs, tmp_path_factory)
 
 
 def rows_of(found, prefix=""):

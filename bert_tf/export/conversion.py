@@ -6,7 +6,6 @@ results are numbers. What was converted is run, and is the result only if it say
 
 import dataclasses
 import functools
-import json
 import pathlib
 import statistics
 import time
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf import run_folder
 from bert_tf.errors import InputError
+from bert_tf.export import litert, onnx_file
 from bert_tf.export.served_model import (
     TOKENS,
     Arrays,
@@ -29,6 +30,7 @@ from bert_tf.export.served_model import (
 from bert_tf.use_config import Export
 
 REPORT = "conversion.json"
+_RUNTIMES: dict[str, Any] = {"litert": litert, "onnx": onnx_file}
 # (examples, pieces) of the inputs that both are tried on: odd, of different lengths.
 _SHAPES = ((1, 12), (3, 17), (8, 40))
 _REPETITIONS = 5
@@ -86,10 +88,33 @@ def numbers(served: ServedModel) -> Signature:
     return Signature(signature.inputs, function)
 
 
-def traced(served: ServedModel) -> tuple[tf.Module, Any]:
-    """The module and the function that are converted; see ``saveable``."""
-    module, functions = saveable({TOKENS: numbers(served)}, None)
-    return module, functions[TOKENS]
+def convert(
+    served: ServedModel, settings: Export, folder: pathlib.Path
+) -> tuple[dict[str, Any], Report]:
+    """Writes a model as the file of another runtime, and runs it.
+
+    Args:
+        served: the model, in float32.
+        settings: of the export.
+        folder: where the file goes.
+
+    Returns:
+        The traced function by its name, and what came of it.
+
+    Raises:
+        InputError: if the runtime cannot hold the model, or what was converted does not say what
+            the model says.
+    """
+    if settings.runtime == "onnx" and served.config.hidden_act == "gelu_erf":
+        raise InputError(
+            "hidden_act gelu_erf: the converter to ONNX makes a wrong operation of it; convert the "
+            "checkpoint with --hidden_act=gelu"
+        )
+    runtime = _RUNTIMES[settings.runtime]
+    module, traced = saveable({TOKENS: numbers(served)}, None)  # the module keeps the weights alive
+    path = folder / runtime.FILE
+    runtime.write(module, traced[TOKENS], settings, path)
+    return traced, compare(served, traced[TOKENS], runtime.runner(path), path, settings)
 
 
 def compare(
@@ -99,7 +124,7 @@ def compare(
 
     Args:
         served: the model.
-        function: of ``traced``.
+        function: that it was made of, traced.
         run: the converted one.
         path: its file.
         settings: of the export.
@@ -166,7 +191,7 @@ def _measured(served: ServedModel, run: Run, settings: Export) -> dict[str, floa
 
 def write_report(report: Report, folder: pathlib.Path) -> None:
     """Writes a report as JSON."""
-    (folder / REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    run_folder.write_json(folder / REPORT, dataclasses.asdict(report))
 
 
 def _inputs(function: Any, examples: int, pieces: int) -> Arrays:

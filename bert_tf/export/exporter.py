@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
-from bert_tf.export import answers, choices, labels, litert, masks, onnx_file, tags, vectors
-from bert_tf.export.conversion import write_report
+from bert_tf.export import answers, choices, labels, masks, tags, vectors
+from bert_tf.export.conversion import convert, write_report
 from bert_tf.export.model_card import write_model_card
 from bert_tf.export.saved_model import new_version, write_saved_model
 from bert_tf.export.served_model import EXTRA, ServedModel
@@ -74,7 +74,6 @@ def export(settings: Export) -> pathlib.Path:
             if settings.batch_size is None:
                 run_folder.write_text(extra / BATCHING, _BATCHING_PARAMETERS)
         else:
-            convert = {"litert": litert.convert, "onnx": onnx_file.convert}[settings.runtime]
             traced, report = convert(served, settings, folder)
             log.info("%s, %s: %s", settings.runtime, settings.precision, report)
             write_report(report, folder)

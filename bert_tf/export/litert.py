@@ -1,4 +1,4 @@
-"""Takes a served model, returns it as a LiteRT (TensorFlow Lite) file; next: exporter.
+"""Takes a traced function, returns it as a LiteRT (TensorFlow Lite) file; next: conversion.
 
 Weights are float32, float16, or with ``int8`` rounded to 8 bits, as are activations in products
 while it runs (dynamic range quantization). Batch and length are any.
@@ -10,32 +10,23 @@ from typing import Any
 
 import tensorflow as tf
 
-from bert_tf.export.conversion import Report, compare, traced
-from bert_tf.export.served_model import TOKENS, Arrays, Run, ServedModel
+from bert_tf.export.served_model import Arrays, Run
 from bert_tf.use_config import Export
 
 FILE = "model.tflite"
 
 
-def convert(
-    served: ServedModel, settings: Export, folder: pathlib.Path
-) -> tuple[dict[str, Any], Report]:
-    """Writes FILE, and runs it.
+def write(module: tf.Module, function: Any, settings: Export, path: pathlib.Path) -> None:
+    """Writes a function as a file.
 
     Args:
-        served: the model, in float32.
+        module: holds its weights, in float32.
+        function: traced; see ``saveable``.
         settings: of the export.
-        folder: where the file goes.
-
-    Returns:
-        The traced function by its name, and what came of it.
-
-    Raises:
-        InputError: if what was converted does not say what the model says.
+        path: of the file.
     """
-    module, function = traced(served)
     # From a saved model, since from a function the weights are copied while they are read.
-    with tempfile.TemporaryDirectory(dir=folder) as saved:
+    with tempfile.TemporaryDirectory(dir=path.parent) as saved:
         tf.saved_model.save(module, saved, signatures=function)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
         if settings.precision != "float32":
@@ -43,9 +34,7 @@ def convert(
         if settings.precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-    (folder / FILE).write_bytes(content)
-    path = folder / FILE
-    return {TOKENS: function}, compare(served, function, runner(path), path, settings)
+    path.write_bytes(content)
 
 
 def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:

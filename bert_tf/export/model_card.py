@@ -45,13 +45,19 @@ def write_model_card(
         "metrics": _metrics(model),
         "made_with": {name: metadata.version(name) for name in ("bert-tf", "tensorflow", "keras")},
         "sha256": {
-            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            str(path.relative_to(folder)): _sha256(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
     }
     run_folder.write_json(target / CARD, card)
     run_folder.write_text(target / CARD_TEXT, _text(card))
+
+
+def _sha256(path: pathlib.Path) -> str:
+    """Read piece by piece, as weights may be larger than the memory that is left."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _described(function: Any) -> dict[str, dict[str, str]]:

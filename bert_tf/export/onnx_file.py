@@ -1,4 +1,4 @@
-"""Takes a served model, returns it as an ONNX file; next: exporter.
+"""Takes a traced function, returns it as an ONNX file; next: conversion.
 
 With ``int8`` the weights of products are 8 bits, as are activations in them while it runs (ONNX
 Runtime's dynamic quantization). Batch and length are any. Needs the extra ``onnx``.
@@ -12,36 +12,25 @@ from typing import Any
 import tensorflow as tf
 
 from bert_tf.errors import InputError
-from bert_tf.export.conversion import Report, compare, traced
-from bert_tf.export.served_model import TOKENS, Arrays, Run, ServedModel
+from bert_tf.export.served_model import Arrays, Run
 from bert_tf.use_config import Export
 
 FILE = "model.onnx"
 _OPSET = 18
 
 
-def convert(
-    served: ServedModel, settings: Export, folder: pathlib.Path
-) -> tuple[dict[str, Any], Report]:
-    """Writes FILE, and runs it.
+def write(module: tf.Module, function: Any, settings: Export, path: pathlib.Path) -> None:
+    """Writes a function as a file.
 
     Args:
-        served: the model, in float32.
+        module: holds its weights, in float32.
+        function: traced; see ``saveable``.
         settings: of the export.
-        folder: where the file goes.
-
-    Returns:
-        The traced function by its name, and what came of it.
+        path: of the file.
 
     Raises:
-        InputError: if the extra is not installed, or what was converted does not say what the
-            model says.
+        InputError: if the extra is not installed.
     """
-    if served.config.hidden_act == "gelu_erf":
-        raise InputError(
-            "hidden_act gelu_erf: the converter to ONNX makes a wrong operation of it; convert the "
-            "checkpoint with --hidden_act=gelu"
-        )
     try:
         import tf2onnx
         from onnxruntime.quantization import quantize_dynamic
@@ -51,14 +40,13 @@ def convert(
             "pip install -e '.[onnx]' -c constraints.txt"
         ) from error
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    _module, function = traced(served)  # the module keeps the weights alive
     specs = function.structured_input_signature[1]
 
     def model(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs: dict[str, tf.Tensor] = function(**dict(zip(specs, inputs, strict=True)))
         return outputs
 
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         exact = pathlib.Path(scratch) / FILE
         tf2onnx.convert.from_function(
             tf.function(model, autograph=False),
@@ -69,13 +57,11 @@ def convert(
         if settings.precision == "int8":
             logging.disable(logging.WARNING)  # it would have the graph optimized first; it is
             try:
-                quantize_dynamic(exact, folder / FILE)
+                quantize_dynamic(exact, path)
             finally:
                 logging.disable(logging.NOTSET)
         else:
-            exact.rename(folder / FILE)
-    path = folder / FILE
-    return {TOKENS: function}, compare(served, function, runner(path), path, settings)
+            exact.rename(path)
 
 
 def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:

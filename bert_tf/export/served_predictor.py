@@ -66,8 +66,15 @@ class ServedPredictor:
         self.task = task
         self._model = model  # keeps the weights alive
         self._signatures = model.signatures
-        default = self._signatures[DEFAULT].structured_input_signature[1]
+        default = set(self._signatures[DEFAULT].structured_input_signature[1])
         self._takes_pairs = "text_b" in default
+        # The names of a pair's parts; empty where it takes none.
+        self._parts: tuple[str, ...] = ()
+        if self._takes_pairs or PAIRS in self._signatures:
+            self._parts = ("text", "text_b")
+        elif "question" in default:
+            self._parts = ("question", "context")
+        self._takes_text = default == {"text"}
 
     def parse(self, line: str, name: str) -> Text:
         """See TaskPredictor."""
@@ -103,18 +110,12 @@ class ServedPredictor:
                 case [str(context), [*choices]] if all(isinstance(c, str) and c for c in choices):
                     return {"text": context, "choices": choices}
             raise InputError(f"{name} must be a pair (str, [str, …]), but is {text!r:.80}")
-        if self.task == "question_answering" and is_pair(text):
-            return dict(zip(("question", "context"), text, strict=True))
-        if is_pair(text) and (self._takes_pairs or PAIRS in self._signatures):
-            return dict(zip(("text", "text_b"), text, strict=True))
-        if isinstance(text, str) and not self._takes_pairs and self.task != "question_answering":
+        if self._parts and is_pair(text):
+            return dict(zip(self._parts, text, strict=True))
+        if self._takes_text and isinstance(text, str):
             return {"text": text}
-        wanted = "a str"
-        if self._takes_pairs or self.task == "question_answering":
-            wanted = "a pair (str, str)"
-        elif PAIRS in self._signatures:
-            wanted = "a str or a pair (str, str)"
-        raise InputError(f"{name} must be {wanted} for this model, but is {text!r:.80}")
+        forms = ["a str"] * self._takes_text + ["a pair (str, str)"] * bool(self._parts)
+        raise InputError(f"{name} must be {' or '.join(forms)} for this model, but is {text!r:.80}")
 
     def _rows(self, inputs: Sequence[Mapping[str, Any]]) -> list[Row]:
         """The outputs of each example of a batch of one kind."""

@@ -1,7 +1,6 @@
 """Takes a folder of weights, returns one of another library's format; next: default_checkpoint."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from bert_tf.config import CHECKPOINT_FORMATS, BertConfig, lower_case_of
 from bert_tf.errors import InputError
 from bert_tf.interop.huggingface import read_huggingface
 from bert_tf.interop.huggingface_export import write_huggingface
+from bert_tf.interop.json_file import read_json
 from bert_tf.interop.keras_hub import read_keras_hub, write_keras_hub
 from bert_tf.interop.model_garden import read_model_garden, write_model_garden
 from bert_tf.interop.original_model import (
@@ -170,10 +170,10 @@ def recognise(source: pathlib.Path) -> str:
 def _is_keras(path: pathlib.Path) -> bool:
     """Whether a config.json is a serialized Keras object; a damaged one is left to its reader."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_json(path)
+    except InputError:
         return False
-    return isinstance(values, dict) and "class_name" in values and "config" in values
+    return "class_name" in values and "config" in values
 
 
 def _with_casing(model: OriginalModel, do_lower_case: bool | None) -> OriginalModel:

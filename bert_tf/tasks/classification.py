@@ -25,7 +25,7 @@ from bert_tf.tasks.classification_data import (
 )
 from bert_tf.tasks.glue import find_task
 from bert_tf.tasks.label_errors import write_views
-from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.split_files import given_split_file
 from bert_tf.tasks.text_classifier import TextClassifier
 
@@ -53,15 +53,12 @@ def load(
     Raises:
         InputError: if it is not the folder of a trained classifier.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "labels are those of a finished run_classifier run: give its folder as --model_dir"
-        )
-    settings, config, tokenizer = read_trained(model, COMMAND, Classification, max_seq_length)
+    folder = folder_of_run(model, COMMAND, "labels are those of")
+    settings, config, tokenizer = read_trained(folder, COMMAND, Classification, max_seq_length)
     task = _find_task(settings)
-    labels = _labels_of(model, task)
+    labels = _labels_of(folder, task)
     classifier = TextClassifier(settings, config, tokenizer, labels, task.task_type, dtype=dtype)
-    load_checkpoint(classifier.model, model / run_folder.CHECKPOINT)
+    load_checkpoint(classifier.model, folder / run_folder.CHECKPOINT)
     return classifier
 
 

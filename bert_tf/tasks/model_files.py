@@ -124,6 +124,22 @@ def _files_of(folder: pathlib.Path) -> ModelFiles:
     )
 
 
+def folder_of_run(model: pathlib.Path | ModelFiles, command: str, what: str) -> pathlib.Path:
+    """The folder of a model that only a run of some command makes.
+
+    Args:
+        model: a folder, or the files of a checkpoint.
+        command: which.
+        what: what such a model says, and how it comes of a run: "labels are those of".
+
+    Raises:
+        InputError: for files, which do not say how they were trained.
+    """
+    if isinstance(model, ModelFiles):
+        raise InputError(f"{what} a finished {command} run: give its folder as --model_dir")
+    return model
+
+
 def read_trained(
     folder: pathlib.Path,
     command: str,

@@ -15,13 +15,12 @@ import scipy.special
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import ModelFiles, MultipleChoice
-from bert_tf.errors import InputError
 from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.choice_data import Questions, read_questions, split_names
 from bert_tf.tasks.choice_scorer import ChoiceScorer
 from bert_tf.tasks.label_errors import single_calibration, wrong_labels
-from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.split_files import find_split_file
 
 COMMAND = "run_multiple_choice"
@@ -48,13 +47,10 @@ def load(
     Raises:
         InputError: if it is not the folder of a trained model of multiple choice.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "choices are made by a finished run_multiple_choice run: give its folder as --model_dir"
-        )
-    trained = read_trained(model, COMMAND, MultipleChoice, max_seq_length)
+    folder = folder_of_run(model, COMMAND, "choices are made by")
+    trained = read_trained(folder, COMMAND, MultipleChoice, max_seq_length)
     scorer = ChoiceScorer(*trained, dtype=dtype)
-    load_checkpoint(scorer.model, model / run_folder.CHECKPOINT)
+    load_checkpoint(scorer.model, folder / run_folder.CHECKPOINT)
     return scorer
 
 

@@ -23,7 +23,7 @@ from bert_tf.config import ModelFiles, QuestionAnswering
 from bert_tf.errors import InputError, listed
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.answer_finder import AnswerFinder, Asked, question_losses
-from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
 COMMAND = "run_squad"
@@ -53,17 +53,14 @@ def load(
     Raises:
         InputError: if it is no such folder.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "answers are those of a finished run_squad run: give its folder as --model_dir"
-        )
-    settings, config, tokenizer = read_trained(model, COMMAND, QuestionAnswering, max_seq_length)
+    folder = folder_of_run(model, COMMAND, "answers are those of")
+    settings, config, tokenizer = read_trained(folder, COMMAND, QuestionAnswering, max_seq_length)
     threshold = settings.null_score_diff_threshold
     if threshold is None:
-        threshold = _stored_threshold(model)
+        threshold = _stored_threshold(folder)
     settings = dataclasses.replace(settings, null_score_diff_threshold=threshold)
     finder = AnswerFinder(settings, config, tokenizer, dtype=dtype)
-    load_checkpoint(finder.model, model / run_folder.CHECKPOINT)
+    load_checkpoint(finder.model, folder / run_folder.CHECKPOINT)
     return finder
 
 

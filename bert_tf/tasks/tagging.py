@@ -11,13 +11,12 @@ import numpy as np
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import ModelFiles, Tagging
-from bert_tf.errors import InputError
 from bert_tf.metrics import entity_metrics, word_accuracy
 from bert_tf.tag_schemes import from_iob2
 from bert_tf.tagged_text import with_predictions
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
-from bert_tf.tasks.model_files import read_model, read_trained
+from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.split_files import find_split_file
 from bert_tf.tasks.tagging_data import (
     ENDINGS,
@@ -53,14 +52,11 @@ def load(
     Raises:
         InputError: if it is not the folder of a trained tagger.
     """
-    if isinstance(model, ModelFiles):
-        raise InputError(
-            "tags are those of a finished run_tagger run: give its folder as --model_dir"
-        )
-    settings, config, tokenizer = read_trained(model, COMMAND, Tagging, max_seq_length)
-    labels = read_label_file(model / run_folder.LABELS)
+    folder = folder_of_run(model, COMMAND, "tags are those of")
+    settings, config, tokenizer = read_trained(folder, COMMAND, Tagging, max_seq_length)
+    labels = read_label_file(folder / run_folder.LABELS)
     tagger = WordTagger(settings, config, tokenizer, labels, dtype=dtype)
-    load_checkpoint(tagger.model, model / run_folder.CHECKPOINT)
+    load_checkpoint(tagger.model, folder / run_folder.CHECKPOINT)
     return tagger
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -85,6 +86,19 @@ def print_report(
         )
     report = {"benchmark": benchmark, "unit": unit, "machine": machine(), "contenders": rows}
     print(json.dumps(report))
+
+
+def peak_memory(process: int | str = "self") -> float | None:
+    """MiB that a process had in memory at most; None if there is none, or none any more.
+
+    Unlike getrusage's, it does not begin with that of the process that started this one.
+    """
+    try:
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1024 if found else None
 
 
 def machine() -> str:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 from typing import Any, NamedTuple
 
-from harness import machine, measure_in_turns
+from harness import machine, measure_in_turns, peak_memory
 
 NUM_TOKENS = 1024  # of the micro-batch that is measured first
 BASE = {"vocab_size": 30522, "type_vocab_size": 2}
@@ -73,10 +73,9 @@ def peak_of_steps(case: Case, config_file: pathlib.Path | None) -> float:
     update = tf.function(step, autograph=False)
     for _ in range(2):
         update(batch)
-    # Not getrusage's, which begins with that of the process that started this one.
-    found = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 2**20
+    peak = peak_memory()
+    assert peak is not None
+    return peak / 1024
 
 
 def free_gib() -> float:

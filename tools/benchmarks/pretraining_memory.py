@@ -8,13 +8,12 @@ import argparse
 import json
 import pathlib
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
 
-from harness import REPOSITORY, machine
+from harness import REPOSITORY, machine, peak_memory
 
 SHARED = REPOSITORY.parent / "shared"
 DEFAULT_VOCAB = SHARED / "checkpoints" / "uncased_L-6_H-384_A-12" / "vocab.txt"
@@ -42,13 +41,9 @@ def peaks(process: subprocess.Popen[str]) -> dict[int, float]:
     found: dict[int, float] = {}
     while process.poll() is None:
         for pid in [process.pid, *_children(process.pid)]:
-            try:
-                status = pathlib.Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue  # it has just ended
-            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-            if peak:
-                found[pid] = int(peak[1]) / 1024
+            peak = peak_memory(pid)
+            if peak is not None:  # or else it has just ended
+                found[pid] = peak
         time.sleep(0.1)
     return found
 
