@@ -11,7 +11,8 @@ All of it is float32 under every dtype policy.
 Axes: B = batch_size, W = words, L = num_labels.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -157,30 +158,21 @@ def log_normalizer(
     Returns:
         float32 [B]; 0 for a row of no words.
     """
-
-    def step(forward: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
-        emission, is_taken, *is_first = word  # [B, L], [B, 1], [B, 1]
-        arrived = tf.reduce_logsumexp(forward[:, :, tf.newaxis] + chain.transitions, axis=1)
-        if is_first:
-            # The sums of two sequences multiply: one ends with all that it has.
-            ended = tf.reduce_logsumexp(forward + chain.end, axis=1, keepdims=True)  # [B, 1]
-            arrived = tf.where(is_first[0], ended + chain.start, arrived)
-        return tf.where(is_taken, arrived + emission, forward)
-
     emissions = tf.cast(emissions, tf.float32)
-    first = chain.start + emissions[:, 0]  # [B, L]
     words: tuple[tf.Tensor, ...] = _words(emissions, lengths)
     if examples is not None:
         begins = tf.pad(examples[:, 1:] != examples[:, :-1], [[0, 0], [1, 0]])  # [B, W]
-        words = (*words, tf.transpose(begins)[:, :, tf.newaxis])
-    forward = tf.scan(step, words, first)[-1]
+        words = (*words, tf.expand_dims(tf.transpose(begins), -1))
+    step = functools.partial(_step_forward, chain)
+    forward = tf.foldl(step, words, chain.start + emissions[:, 0])
     return tf.where(lengths > 0, tf.reduce_logsumexp(forward + chain.end, axis=1), 0.0)
 
 
 def marginals(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf.Tensor:
     """The probability of each label of each word, over all sequences.
 
-    It is the gradient of the log-normalizer.
+    The forward-backward algorithm: of a label of word i, all beginnings that end in it times all
+    that may follow it.
 
     Args:
         emissions: float [B, W, L].
@@ -191,10 +183,23 @@ def marginals(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf.Tens
         float32 [B, W, L]; 0 beyond a row's length.
     """
     emissions = tf.cast(emissions, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(emissions)
-        total = tf.reduce_sum(log_normalizer(emissions, lengths, chain))
-    return tape.gradient(total, emissions)
+    words = _words(emissions, lengths)
+    step = functools.partial(_step_forward, chain)
+    forward = _states(step, words, chain.start + emissions[:, 0])  # [W, B, L]
+
+    def step_back(following: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
+        emission, is_taken = word
+        left = tf.expand_dims(emission + following, 1)  # [B, 1, L]
+        followed = tf.reduce_logsumexp(chain.transitions + left, axis=2)
+        return tf.where(is_taken, followed, following)
+
+    last = tf.broadcast_to(chain.end, tf.shape(emissions[:, 0]))  # [B, L]
+    backward = _states(step_back, words, last, reverse=True)  # [W, B, L], of the label before each
+    backward = tf.concat([backward[1:], last[tf.newaxis]], axis=0)
+    # All words have the same sum, the normalizer: what is near it is exact to float32's last bit.
+    probabilities = tf.transpose(tf.nn.softmax(forward + backward), [1, 0, 2])
+    inside = tf.sequence_mask(lengths, tf.shape(emissions)[1])
+    return tf.where(tf.expand_dims(inside, -1), probabilities, 0.0)
 
 
 def best_labels(
@@ -217,7 +222,7 @@ def best_labels(
     def step(state: Sequence[tf.Tensor], word: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         best, _ = state  # [B, L]: the best score of the beginnings that end in a label
         emission, is_taken = word
-        arrived = best[:, :, tf.newaxis] + chain.transitions  # [B, L, L]
+        arrived = tf.expand_dims(best, -1) + chain.transitions  # [B, L, L]
         came_from = tf.argmax(arrived, axis=1, output_type=tf.int32)  # [B, L]
         return (
             tf.where(is_taken, tf.reduce_max(arrived, axis=1) + emission, best),
@@ -225,17 +230,65 @@ def best_labels(
         )
 
     first = chain.start + emissions[:, 0]  # [B, L]
-    bests, came_from = tf.scan(step, _words(emissions, lengths), (first, stay))  # [W, B, L] each
+    bests, came_from = _states(step, _words(emissions, lengths), (first, stay))  # [W, B, L] each
     final = bests[-1] + chain.end
     last = tf.argmax(final, axis=1, output_type=tf.int32)  # [B]
 
     def back(label: tf.Tensor, pointers: tf.Tensor) -> tf.Tensor:
         return tf.gather(pointers, label, batch_dims=1)
 
-    before = tf.scan(back, came_from, last, reverse=True)  # [W, B], the label before each word
+    before = _states(back, came_from, last, reverse=True)  # [W, B], the label before each word
     labels = tf.transpose(tf.concat([before[1:], last[tf.newaxis]], axis=0))  # [B, W]
     labels = tf.where(tf.sequence_mask(lengths, tf.shape(emissions)[1]), labels, 0)
     return labels, tf.where(lengths > 0, tf.reduce_max(final, axis=1), 0.0)
+
+
+def _step_forward(chain: Chain, forward: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
+    """From the log-sums [B, L] of the beginnings up to one word to those up to the next."""
+    emission, is_taken, *is_first = word  # [B, L], [B, 1], [B, 1]
+    arrived = tf.reduce_logsumexp(tf.expand_dims(forward, -1) + chain.transitions, axis=1)
+    if is_first:
+        # The sums of two sequences multiply: one ends with all that it has.
+        ended = tf.reduce_logsumexp(forward + chain.end, axis=1, keepdims=True)  # [B, 1]
+        arrived = tf.where(is_first[0], ended + chain.start, arrived)
+    return tf.where(is_taken, arrived + emission, forward)
+
+
+def _states(
+    step: Callable[[Any, Any], Any], words: Any, first: Any, *, reverse: bool = False
+) -> Any:
+    """``tf.scan`` without lists of tensors, which LiteRT lacks for a batch of any size.
+
+    Args:
+        step: takes a state and what belongs to a word, returns the next state.
+        words: tensors [W, …].
+        first: the state before the first step, tensors [B, …].
+        reverse: whether to begin with the last word.
+
+    Returns:
+        The states after each word, tensors [W, B, …].
+    """
+    num_words = tf.shape(tf.nest.flatten(words)[0])[0]
+    moved = -1 if reverse else 1
+
+    def goes_on(number: tf.Tensor, *_: Any) -> tf.Tensor:
+        return (number >= 0) & (number < num_words)
+
+    def body(number: tf.Tensor, state: Any, states: Any) -> tuple[tf.Tensor, Any, Any]:
+        state = step(state, tf.nest.map_structure(lambda part: tf.gather(part, number), words))
+        states = tf.nest.map_structure(
+            lambda old, new: tf.tensor_scatter_nd_update(old, [[number]], new[tf.newaxis]),
+            states,
+            state,
+        )
+        return number + moved, state, states
+
+    none = tf.nest.map_structure(
+        lambda part: tf.zeros(tf.concat([[num_words], tf.shape(part)], 0), part.dtype), first
+    )
+    start = num_words - 1 if reverse else tf.zeros_like(num_words)
+    _, _, states = tf.while_loop(goes_on, body, (start, first, none), maximum_iterations=num_words)
+    return states
 
 
 def _words(emissions: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -251,4 +304,4 @@ def _words(emissions: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
     """
     number = tf.range(tf.shape(emissions)[1])[:, tf.newaxis]  # [W, 1]
     taken = (number > 0) & (number < lengths)  # [W, B]
-    return tf.transpose(emissions, [1, 0, 2]), taken[:, :, tf.newaxis]
+    return tf.transpose(emissions, [1, 0, 2]), tf.expand_dims(taken, -1)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import serving_tasks
 import tensorflow as tf
 from served import examples, exporting
 from small_models import PAIRS, TEXTS, make_run
@@ -11,6 +12,7 @@ from small_models import PAIRS, TEXTS, make_run
 import bert_tf
 from bert_tf.cli.main import main
 from bert_tf.export import litert, onnx_file
+from bert_tf.export.exporter import EXPORTERS
 from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
 
 LABELS = ("billing", "delivery", "other")
@@ -264,15 +266,22 @@ class TestTheFolder:
         assert main([*command, "--version=8"]) == 2
         assert "version 8 is there already" in capsys.readouterr().err
 
-    def test_a_failure_leaves_nothing(self, runs, tmp_path, capsys, monkeypatch):
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(28, "No space left on device"),
+            tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
+        ],
+    )
+    def test_a_failure_leaves_nothing(self, error, runs, tmp_path, capsys, monkeypatch):
         def fails(*arguments):
-            raise OSError(28, "No space left on device")
+            raise error
 
         command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
         with monkeypatch.context() as broken:
             broken.setattr("bert_tf.export.exporter.write_model_card", fails)
             assert main(command) == 2
-        assert "No space left on device" in capsys.readouterr().err
+        assert "1: cannot write it: No space left on device" in capsys.readouterr().err
         assert [item.name for item in tmp_path.iterdir()] == [".lock"]
         assert main(command) == 0
         assert (tmp_path / "1" / "saved_model.pb").is_file()
@@ -346,6 +355,21 @@ def test_other_runtimes(runtime, precision, runs, tmp_path, caplog):
     assert report["bytes"] == (folder / module.FILE).stat().st_size
     assert 0 <= report["differences"]["probabilities"] < 3 * tolerance
     assert (folder / "labels.txt").is_file() and (folder / "model_card.json").is_file()
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+@pytest.mark.parametrize("task", sorted(set(EXPORTERS) - {"classification"}))
+def test_other_runtimes_take_every_task(task, runtime, tmp_path):
+    """An export is refused if what was converted says something else than the model."""
+    if runtime == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    run = serving_tasks.write_run(tmp_path / "run", task)
+    flags = [f"--task={task}", f"--export_dir={tmp_path}", f"--runtime={runtime}"]
+    assert main(["export", f"--model_dir={run}", *flags]) == 0
+    report = json.loads((tmp_path / "1" / "conversion.json").read_text())
+    assert report["differences"]
+    assert max(report["differences"].values()) < 1e-4
+    assert report["differences"].get("label_ids", 0.0) == 0.0
 
 
 @pytest.mark.parametrize("name", ["single", "multi", "regression", "pairs"])

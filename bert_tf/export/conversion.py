@@ -45,7 +45,8 @@ class Report:
     Attributes:
         bytes: size of the file.
         share: of the size of the weights in float32.
-        differences: of each output, the largest from that of TensorFlow in float32.
+        differences: of each output, the largest from that of TensorFlow in float32; of integers,
+            1 if any differ.
         milliseconds: of one call, the median, by examples x pieces.
         tensorflow_milliseconds: the same of TensorFlow.
         metrics: of the examples that were given, if any.
@@ -150,10 +151,10 @@ def compare(
                     f"{what}: the converted model does not work: its {name} is "
                     f"{found[name].dtype} {found[name].shape}, expected finite {value.shape}"
                 )
-            if np.issubdtype(value.dtype, np.floating):
-                difference = np.abs(found[name] - value)
-                differences[name] = max(float(difference.max()), differences.get(name, 0.0))
-                means[name] = max(float(difference.mean()), means.get(name, 0.0))
+            is_exact = not np.issubdtype(value.dtype, np.floating)
+            difference = found[name] != value if is_exact else np.abs(found[name] - value)
+            differences[name] = max(float(difference.max()), differences.get(name, 0.0))
+            means[name] = max(float(difference.mean()), means.get(name, 0.0))
         key = "x".join(map(str, shape))
         milliseconds[key] = _milliseconds(functools.partial(run, inputs))
         expected_milliseconds[key] = _milliseconds(functools.partial(exact, inputs))

@@ -58,11 +58,18 @@ def new_version(
 
     Yields:
         The folder, whose name no server takes for a version, and the number.
+
+    Raises:
+        InputError: if there is no room for it, or no right to write.
     """
     with locked(export_dir, "--export_dir"):
         number = next_version(export_dir, version)
-        with whole_folder(export_dir / str(number)) as folder:
-            yield folder, number
+        target = export_dir / str(number)
+        with whole_folder(target) as folder:
+            try:
+                yield folder, number
+            except tf.errors.OpError as error:  # TensorFlow's word for a full disk and the like
+                raise InputError(f"{target}: cannot write it: {error.message}") from error
 
 
 def write_saved_model(

@@ -160,7 +160,7 @@ def pool(pooling: str, outputs: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:
     Returns:
         float32 [B, H].
     """
-    is_piece = input_mask[:, :, tf.newaxis] > 0  # [B, S, 1]
+    is_piece = tf.expand_dims(input_mask, -1) > 0  # [B, S, 1]
     if pooling == "cls":
         return outputs[:, 0]
     if pooling == "max":
