@@ -10,6 +10,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 
+from bert_tf.errors import InputError
 from bert_tf.output_file import whole_folder
 from bert_tf.run_folder import BEST, EVAL_RESULTS, RUN_CONFIG, write_json
 
@@ -44,7 +45,7 @@ def keep_if_best(
     """
     best, new, old = (folder / part for part in (BEST, _NEW, _OLD))
     if not best.exists() and old.exists():
-        old.rename(best)  # a run ended between the two renames below
+        _rename(old, best)  # a run ended between the two renames below
     if best.exists():
         kept = json.loads((best / EVAL_RESULTS).read_text())
         if kept[name] <= results[name]:
@@ -56,8 +57,15 @@ def keep_if_best(
         write_json(temporary / EVAL_RESULTS, {**results, "global_step": step})
     shutil.rmtree(old, ignore_errors=True)
     if best.exists():
-        best.rename(old)
-    new.rename(best)
+        _rename(best, old)
+    _rename(new, best)
     shutil.rmtree(old, ignore_errors=True)
     log.info("step %d is the best so far (%s %.4f): %s", step, name, results[name], best)
     return True
+
+
+def _rename(source: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot write it: {error.strerror}") from error

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from bert_tf import run_folder
 from bert_tf.config import BertConfig
-from bert_tf.errors import InputError, listed
+from bert_tf.errors import InputError, listed, reason
 from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay, LossScale
 from bert_tf.replicas import agreed
@@ -181,7 +181,7 @@ class Checkpoint:
         except READ_ERRORS as error:
             raise CheckpointError(
                 f"{self.path}{DATA_SUFFIX}: cannot read it; the file is missing, cut short or "
-                f"damaged ({_first_line(error)}). Copy or download it again"
+                f"damaged ({reason(error)}). Copy or download it again"
             ) from error
 
     def check_config(
@@ -365,12 +365,15 @@ def write_tensors(tensors: Mapping[str, tf.Tensor | np.ndarray], path: Path) -> 
             shape_and_slices=[""] * len(names),
             tensors=[tf.convert_to_tensor(tensors[name]) for name in names],
         )
+        for suffix in (DATA_SUFFIX, ".index"):
+            with pathlib.Path(temporary + suffix).open("rb") as file:
+                os.fsync(file.fileno())
         # The index goes last: without it, a reader sees the old checkpoint or none.
         pathlib.Path(prefix + ".index").unlink(missing_ok=True)
         for suffix in (DATA_SUFFIX, ".index"):
             pathlib.Path(temporary + suffix).replace(prefix + suffix)
     except (OSError, tf.errors.OpError) as error:
-        raise InputError(f"{prefix}: cannot write the checkpoint: {_first_line(error)}") from error
+        raise InputError(f"{prefix}: cannot write the checkpoint: {reason(error)}") from error
     finally:
         for leftover in pathlib.Path(prefix).parent.glob(pathlib.Path(temporary).name + "*"):
             with contextlib.suppress(OSError):
@@ -432,7 +435,7 @@ class ResumePoints(tf.train.CheckpointManager):
             return super().restore_or_initialize()
         except (OSError, tf.errors.OpError) as error:
             raise InputError(
-                _cannot_go_on(self.latest_checkpoint or self.directory, _first_line(error))
+                _cannot_go_on(self.latest_checkpoint or self.directory, reason(error))
             ) from error
 
     def save(
@@ -457,7 +460,7 @@ class ResumePoints(tf.train.CheckpointManager):
                 shutil.rmtree(leftover, ignore_errors=True)
             raise InputError(
                 f"{self.directory}: cannot write what the run could be resumed from: "
-                f"{_first_line(error)}. Make room, then give the same command again"
+                f"{reason(error)}. Make room, then give the same command again"
             ) from error
 
 
@@ -507,7 +510,7 @@ def _damage(prefix: str) -> str | None:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except READ_ERRORS as error:
-        return _first_line(error)
+        return reason(error)
     return None
 
 
@@ -539,7 +542,7 @@ def _optimizer_variables(
 
 def _unreadable(prefix: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{prefix}.index: not a TensorFlow checkpoint, or a damaged one: {_first_line(error)}"
+        f"{prefix}.index: not a TensorFlow checkpoint, or a damaged one: {reason(error)}"
     )
 
 
@@ -584,9 +587,3 @@ def is_training_state(name: str) -> bool:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(str(size) for size in shape) + "]"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(getattr(error, "message", None) or getattr(error, "strerror", None) or error)
-    text = re.sub(r"\{\{.*?\}\} ?|\[Op:\w+\].*", "", text)  # where in TensorFlow it happened
-    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -180,7 +180,7 @@ class Devices:
     xla: bool = setting(
         False,
         "Whether a training step is compiled by XLA, once for each length of a batch; see "
-        "fixed_length. It pays on GPUs. On a TPU it is so in any case.",
+        "fixed_length. On a TPU it is so in any case.",
     )
     strategy: str = setting(
         "auto",
@@ -236,6 +236,10 @@ class Devices:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, but is {value}")
+        if self.strategy == "one_device" and (self.num_devices or 1) > 1:
+            raise InputError(
+                f"--strategy=one_device and --num_devices={self.num_devices}: give one of them"
+            )
         if self.on_tpu and self.strategy not in ("auto", "tpu"):
             raise InputError(f"--strategy={self.strategy} and a TPU: give one of them")
         for name in ("tpu", "tpu_name"):
@@ -295,7 +299,9 @@ class Training(Devices, ModelUse):
         stored=False,
     )
     iterations_per_loop: int = setting(
-        1000, "Steps between two looks of the host, on TPU only.", unimportant=True
+        1000,
+        "Taken as the original takes it, and not needed: the host looks in every few seconds.",
+        unimportant=True,
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert_tf.config import Devices
-from bert_tf.errors import InputError, LostWorkerError
+from bert_tf.errors import InputError, LostWorkerError, reason
 from bert_tf.optimization import LossScale
 from bert_tf.replicas import agreed
 
@@ -115,7 +115,7 @@ def _tpu() -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"--strategy=tpu: no TPU is found on this machine ({str(error).splitlines()[0]}). It "
+            f"--strategy=tpu: no TPU is found on this machine ({reason(error)}). It "
             "takes a TPU VM with tensorflow-tpu 2.20 and libtpu 0.0.14"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
@@ -129,7 +129,9 @@ def _multi_worker(settings: Devices) -> tf.distribute.Strategy:
     cluster, kind, index = _place_in_cluster(settings)
     workers = _workers_of(cluster)
     where = f"{kind} {index} of the workers {', '.join(workers)}"
-    if settings.num_devices is not None and not tf.config.list_physical_devices("GPU"):
+    if settings.num_devices is not None:
+        if tf.config.list_physical_devices("GPU"):
+            raise InputError("--num_devices: a worker takes all of its GPUs; leave it out")
         split_cpu(settings.num_devices)
     implementation = tf.distribute.experimental.CommunicationImplementation[
         settings.collectives.upper()
@@ -155,8 +157,7 @@ def _multi_worker(settings: Devices) -> tf.distribute.Strategy:
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{where}: cannot work with the others: {first}") from error
+        raise InputError(f"{where}: cannot work with the others: {reason(error)}") from error
     logger.info("%s: all are there", where)
     return strategy
 
@@ -179,7 +180,7 @@ def _place_in_cluster(settings: Devices) -> tuple[dict[str, list[str]], str, int
                 "and --worker_index, or set TF_CONFIG"
             )
         task = environment.get("task") or {}
-        kind, index = str(task.get("type", "worker")), int(task.get("index", 0))
+        kind, index = task.get("type", "worker"), task.get("index", 0)
     if kind not in cluster or not 0 <= index < len(cluster[kind]):
         raise InputError(
             f"this process is to be {kind} {index}, but the cluster has "
@@ -196,11 +197,27 @@ def _environment() -> dict[str, Any]:
         found = json.loads(text) if text else {}
     except ValueError as error:
         raise InputError(f"TF_CONFIG is not JSON: {error}: {text!r}") from error
-    if not isinstance(found, dict):
+    if not _is_tf_config(found):
         raise InputError(
-            f"TF_CONFIG: expected a JSON object with cluster and task, but it is {text!r}"
+            'TF_CONFIG: expected {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": '
+            f'"worker", "index": 0}}}}, but it is {text!r}'
         )
     return found
+
+
+def _is_tf_config(found: Any) -> bool:
+    """Whether JSON says what TF_CONFIG says, as far as it is used here."""
+    if not isinstance(found, dict):
+        return False
+    cluster, task = found.get("cluster") or {}, found.get("task") or {}
+    return (
+        isinstance(cluster, dict)
+        and all(isinstance(hosts, list) for hosts in cluster.values())
+        and all(isinstance(host, str) for hosts in cluster.values() for host in hosts)
+        and isinstance(task, dict)
+        and isinstance(task.get("type", ""), str)
+        and type(task.get("index", 0)) is int
+    )
 
 
 def _workers_of(cluster: dict[str, Any]) -> list[str]:
@@ -246,6 +263,8 @@ def _wait_for(others: set[str], own: str, seconds: int) -> list[str]:
 
 def _port(address: str) -> int:
     port = address.rpartition(":")[2]
-    if not port.isdecimal():
-        raise InputError(f"{address!r}: a worker's address must be HOST:PORT")
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InputError(
+            f"{address!r}: a worker's address must be HOST:PORT, with a port of 1 to 65535"
+        )
     return int(port)

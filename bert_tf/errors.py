@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable
 from typing import NoReturn
@@ -27,6 +28,13 @@ def end_at_once(error: Exception) -> NoReturn:
     """Ends the process as after any InputError, but leaves out what is done at the end of one."""
     print(f"bert-tf: {error}", file=sys.stderr, flush=True)
     os._exit(2)
+
+
+def reason(error: Exception) -> str:
+    """Why an operating system's or TensorFlow's call failed, in one line."""
+    text = str(getattr(error, "message", None) or getattr(error, "strerror", None) or error)
+    text = re.sub(r"\{\{.*?\}\} ?|\[Op:\w+\].*", "", text)  # where in TensorFlow it happened
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

@@ -8,12 +8,16 @@ Axes: B = size of the global batch.
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from bert_tf.errors import LostWorkerError
+
+# The line of a TensorFlow error that says why a connection is no more.
+_CAUSE = re.compile("aborted|connection|heartbeat|socket|timed out|recvmsg", re.IGNORECASE)
 
 
 def is_chief() -> bool:
@@ -150,10 +154,13 @@ def lost_workers_named() -> Iterator[None]:
     ) as error:
         if not has_several_workers():
             raise
-        first = str(error).strip().splitlines()[0]
+        # The first line says what was being run, the last ones where; between them is the cause.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = next((line for line in lines if _CAUSE.search(line)), lines[0] if lines else "")
+        certainly = "probably " if isinstance(error, tf.errors.InternalError) else ""
         raise LostWorkerError(
-            f"another worker is gone ({first}). Give the same commands again: the run goes on "
-            "from its last checkpoint, also with another number of workers"
+            f"another worker is {certainly}gone ({cause}). Give the same commands again: "
+            "the run goes on from its last checkpoint, also with another number of workers"
         ) from error
 
 

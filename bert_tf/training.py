@@ -25,7 +25,7 @@ import tqdm
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import ResumePoints
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, listed
 from bert_tf.losses import Batch, Loss, LossTerm
 from bert_tf.modeling import BertModel
 from bert_tf.optimization import AdamWeightDecay, LossScale, clip_by_global_norm
@@ -34,10 +34,10 @@ from bert_tf.replicas import (
     OnReplicas,
     agreed,
     distributed,
-    has_several_workers,
     is_chief,
     lost_workers_named,
 )
+from bert_tf.tensorboard_file import TensorBoardFile
 from bert_tf.termination import Terminated, deferred_termination
 
 logger = logging.getLogger(__name__)
@@ -377,7 +377,7 @@ class TrainLog:
             ) from error
         self._progress.set_postfix(
             {
-                "loss": f"{logged['loss']:.4f}",
+                "loss": f"{logged.get('loss', math.nan):.4f}",
                 "examples/s": f"{logged['examples_per_second']:.1f}",
             },
             refresh=False,
@@ -418,13 +418,10 @@ class LoopLength:
 
     Args:
         intervals: steps at whose multiples the host has something to do.
-        by_time: whether it looks in between too, as often as _LOOP_SECONDS say. Workers that train
-            together must look in at the same steps, and so cannot go by their clocks.
     """
 
-    def __init__(self, intervals: Sequence[int], *, by_time: bool = True) -> None:
+    def __init__(self, intervals: Sequence[int]) -> None:
         self._intervals = intervals
-        self._by_time = by_time
         self._last: tuple[int, float] | None = None
 
     def __call__(self, done: int) -> int:
@@ -434,15 +431,37 @@ class LoopLength:
             done: steps so far.
         """
         to_next = min(interval - done % interval for interval in self._intervals)
-        if not self._by_time:
-            return to_next
         now = time.perf_counter()
         most = 1
         if self._last is not None:
             steps, seconds = done - self._last[0], now - self._last[1]
             most = max(1, int(_LOOP_SECONDS * steps / seconds))
         self._last = (done, now)
-        return min(most, to_next)
+        # Workers that train together look in at the same steps: when it is the chief's time.
+        return min(agreed(most if is_chief() else 0), to_next)
+
+
+def check_shares(
+    step: TrainStep, examples_per_step: int, rows_per_step: int | None = None, *, xla: bool = False
+) -> None:
+    """Checks that the replicas can train together; arguments as for ``train``.
+
+    ``train`` does this too, but a run's folder may be taken, or emptied, by then.
+
+    Raises:
+        InputError: if they or the micro-batches cannot share a batch evenly, or not with XLA.
+    """
+    number = tf.distribute.get_strategy().num_replicas_in_sync
+    if examples_per_step % number:
+        divisors = [n for n in range(1, examples_per_step + 1) if examples_per_step % n == 0]
+        raise InputError(
+            f"--train_batch_size={examples_per_step} cannot be shared evenly by {number} replicas; "
+            f"a run that has begun goes on with {listed(map(str, divisors), 8)} replicas, a new "
+            f"one can have a multiple of {number} as its batch size"
+        )
+    if xla and number > 1:
+        raise InputError("--xla: it is for one device, but there are several; leave it out")
+    step.check_batch_size((rows_per_step or examples_per_step) // number)
 
 
 def train(
@@ -488,15 +507,7 @@ def train(
             worker is gone.
         Terminated: after a SIGTERM or SIGINT.
     """
-    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if examples_per_step % num_replicas:
-        raise InputError(
-            f"--train_batch_size={examples_per_step} cannot be shared evenly by {num_replicas} "
-            "replicas; give a multiple of that"
-        )
-    if xla and num_replicas > 1:
-        raise InputError("--xla: it is for one device, but there are several; leave it out")
-    step.check_batch_size((rows_per_step or examples_per_step) // num_replicas)
+    check_shares(step, examples_per_step, rows_per_step, xla=xla)
     writes = is_chief()
     manager = ResumePoints(
         step.model,
@@ -515,7 +526,7 @@ def train(
         controller = orbit.Controller(
             global_step=global_step,
             trainer=trainer,
-            steps_per_loop=LoopLength(intervals, by_time=not has_several_workers()),
+            steps_per_loop=LoopLength(intervals),
             checkpoint_manager=manager,
         )
         first_step = int(global_step.numpy())
@@ -536,9 +547,7 @@ def train(
             examples_per_step,
             log_steps,
         )
-        writer = tf.summary.create_noop_writer()
-        if writes:
-            writer = tf.summary.create_file_writer(str(folder))
+        tensorboard = TensorBoardFile(folder if writes else None)
 
         def stop_if_asked(done: int) -> None:
             # One that is asked stops all of them, after the same step.
@@ -554,19 +563,18 @@ def train(
 
         def report(values: dict[str, float]) -> None:
             done = int(global_step.numpy())
-            _refuse_divergence(values, done)
+            values = _refuse_divergence(values, done)
             evaluated: dict[str, float] = {}
             if evaluate and (done == num_train_steps or (eval_steps and done % eval_steps == 0)):
                 with log.paused():
                     evaluated = evaluate() if writes else {}
-            for name, value in log(done, trainer.num_tokens, values, evaluated).items():
-                tf.summary.scalar(name, value, step=done)
+            tensorboard.add_scalars(done, log(done, trainer.num_tokens, values, evaluated))
             stop_if_asked(done)
 
         controller.train_actions = (report,)
         with (
             deferred_termination() as request,
-            writer.as_default(),
+            tensorboard,
             contextlib.closing(log),
             lost_workers_named(),
             out_of_memory_explained(
@@ -580,9 +588,9 @@ def train(
 
 
 def _shape_of_first(dataset: tf.data.Dataset) -> tuple[int, ...]:
-    """The shape of the first ``input_ids``, of one replica's if there are several."""
-    ids = next(iter(dataset))["input_ids"]
-    return tuple(tf.distribute.get_strategy().experimental_local_results(ids)[0].shape)
+    """The shape of a replica's part of the first ``input_ids``."""
+    size, *rest = next(iter(dataset))["input_ids"].shape
+    return (size // tf.distribute.get_strategy().num_replicas_in_sync, *rest)
 
 
 def _smaller_step(step: TrainStep) -> str:
@@ -598,8 +606,12 @@ def _smaller_step(step: TrainStep) -> str:
     )
 
 
-def _refuse_divergence(values: dict[str, float], done: int) -> None:
-    """Ends a run whose weights are lost, before it replaces the point from which it could go on."""
+def _refuse_divergence(values: dict[str, float], done: int) -> dict[str, float]:
+    """Ends a run whose weights are lost, before it replaces the point from which it could go on.
+
+    Returns:
+        The values, without those that are not finite of a step that was left out.
+    """
     if values.get("skipped_in_a_row", 0) > _MOST_SKIPPED_IN_A_ROW:
         raise InputError(
             f"--precision=float16: the gradients of {values['skipped_in_a_row']:.0f} steps in a "
@@ -607,12 +619,14 @@ def _refuse_divergence(values: dict[str, float], done: int) -> None:
             f"{values['loss_scale']:g}: the model's own values are beyond float16's range. Give "
             "--precision=bfloat16, or float32, in another folder or with --overwrite"
         )
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
     for name, value in values.items():
-        if not math.isfinite(value):
+        if name not in finite and not values.get("skipped_in_a_row", 0):
             raise InputError(
                 f"training has diverged: {name} is {value} at step {done}. Try a lower "
                 "--learning_rate or a longer warm-up, in another folder or with --overwrite"
             )
+    return finite
 
 
 @dataclasses.dataclass(frozen=True)

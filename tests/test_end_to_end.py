@@ -470,6 +470,25 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(
     assert (copy / "eval_results.json").read_text() == (folder / "eval_results.json").read_text()
 
 
+def test_overwrite_keeps_the_old_run_if_replicas_cannot_share_a_batch(
+    trained, data_dir, model_flags, tmp_path
+):
+    folder, _ = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    refused = subprocess.run(
+        [sys.executable, "-m", "bert_tf.cli.main", "run_classifier", "--do_train", *model_flags,
+         f"--data_dir={data_dir}", f"--output_dir={copy}", "--overwrite", "--num_devices=2",
+         "--train_batch_size=5"],
+        capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])},
+    )  # fmt: skip
+    assert refused.returncode == 2, refused.stderr
+    assert "--train_batch_size=5 cannot be shared evenly by 2 replicas" in refused.stderr
+    assert "goes on with 1, 5 replicas" in refused.stderr
+    assert (copy / "eval_results.json").read_text() == (folder / "eval_results.json").read_text()
+
+
 class TestBadInput:
     """Each mistake: exit status 2, one clear message, and no output folder left behind."""
 

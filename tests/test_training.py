@@ -686,6 +686,16 @@ def test_a_run_that_diverges_ends_before_it_replaces_its_last_good_state(
     assert saved.endswith("ckpt-3")
 
 
+def test_a_step_that_float16_leaves_out_is_no_divergence():
+    skipped = {"loss": np.nan, "grad_norm": 0.0, "loss_scale": 4.0, "skipped_in_a_row": 1.0}
+    kept = {name: value for name, value in skipped.items() if name != "loss"}
+    assert training._refuse_divergence(skipped, 7) == kept
+    with pytest.raises(InputError, match="diverged: loss is nan at step 7"):
+        training._refuse_divergence({**skipped, "skipped_in_a_row": 0.0}, 7)
+    with pytest.raises(InputError, match=r"gradients of 51 steps in a row, up to step 7, .* of 4:"):
+        training._refuse_divergence({**skipped, "skipped_in_a_row": 51.0}, 7)
+
+
 def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):
     expected, _ = train_tiny(tiny_config, tmp_path, last=4)
     log = read_log(tmp_path)

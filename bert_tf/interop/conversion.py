@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bert_tf.checkpoint import is_object_based
 from bert_tf.config import CHECKPOINT_FORMATS, BertConfig, lower_case_of
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, reason
 from bert_tf.interop.huggingface import read_huggingface
 from bert_tf.interop.huggingface_export import write_huggingface
 from bert_tf.interop.json_file import read_json
@@ -132,7 +132,7 @@ def convert(
         try:
             remarks = _WRITERS[to_format](dataclasses.replace(model, config=config), folder)
         except tf.errors.OpError as error:  # TensorFlow's word for a full disk and the like
-            raise InputError(f"{target}: cannot write it: {error.message}") from error
+            raise InputError(f"{target}: cannot write it: {reason(error)}") from error
     return Conversion(model, target, to_format, config, (*model.remarks, *remarks))
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from bert_tf import run_folder
 from bert_tf.calibration import Calibration
+from bert_tf.tensorboard_file import TensorBoardFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,5 @@ def _write_picture(path: pathlib.Path, figure: "Figure", step: int) -> None:
         warnings.simplefilter("ignore")  # characters that the font lacks are boxes
         figure.savefig(drawn, format="png", dpi=100)
     run_folder.write_bytes(path, drawn.getvalue())
-    writer = tf.summary.create_file_writer(str(path.parent), filename_suffix=".pictures")
-    with writer.as_default(step=step):
-        tf.summary.image(path.stem, tf.io.decode_png(drawn.getvalue())[tf.newaxis])
-    writer.close()
+    with TensorBoardFile(path.parent, ".pictures") as tensorboard:
+        tensorboard.add_picture(step, path.stem, drawn.getvalue())

@@ -40,7 +40,7 @@ from bert_tf.tasks.model_files import (
 )
 from bert_tf.tasks.run_claim import claimed
 from bert_tf.tokenization import FullTokenizer
-from bert_tf.training import TrainStep, train
+from bert_tf.training import TrainStep, check_shares, train
 
 LOGGED = ("loss", "grad_norm", "learning_rate")
 
@@ -211,11 +211,6 @@ class _TrainingRun:
         self.report = load_checkpoint(
             self.learner.model, settings.init_checkpoint or "", allow_missing=task.new_variables
         )
-
-    def __call__(self, folder: pathlib.Path) -> dict[str, float]:
-        """Trains, saves, evaluates and predicts into a claimed folder."""
-        task, settings, learner, lesson = self.task, self.task.settings, self.learner, self.lesson
-        log.info("%s", self.report)
         optimizer = create_optimizer(
             settings.learning_rate,
             self.num_train_steps,
@@ -223,32 +218,39 @@ class _TrainingRun:
             weight_decay_rate=settings.weight_decay_rate,
             bias_correction=settings.bias_correction,
         )
+        self.plan = self._plan()
+        micro_batch_size = settings.micro_batch_size
+        if settings.pack_examples and micro_batch_size:
+            micro_batch_size = self.plan.shape[1] // self._num_shares
+        self.step = TrainStep(
+            self.learner.model,
+            optimizer,
+            self.learner.loss,
+            settings.seed,
+            micro_batch_size=micro_batch_size,
+            loss_scale=loss_scale_of(settings),
+            recompute=settings.recompute,
+        )
+        check_shares(self.step, settings.train_batch_size, self.plan.shape[1], xla=settings.xla)
+
+    def __call__(self, folder: pathlib.Path) -> dict[str, float]:
+        """Trains, saves, evaluates and predicts into a claimed folder."""
+        task, settings, learner, lesson = self.task, self.task.settings, self.learner, self.lesson
+        log.info("%s", self.report)
         log.info(
             "training on %d examples for %d steps of %d; %s",
             lesson.num_examples, self.num_train_steps, settings.train_batch_size, lesson.summary,
         )  # fmt: skip
-        plan = self._plan()
-        micro_batch_size = settings.micro_batch_size
-        if settings.pack_examples and micro_batch_size:
-            micro_batch_size = plan.shape[1] // self._num_shares
         train(
-            TrainStep(
-                learner.model,
-                optimizer,
-                learner.loss,
-                settings.seed,
-                micro_batch_size=micro_batch_size,
-                loss_scale=loss_scale_of(settings),
-                recompute=settings.recompute,
-            ),
+            self.step,
             LOGGED,
-            lambda step: lesson.batches(plan[step:]),
+            lambda step: lesson.batches(self.plan[step:]),
             folder,
             num_train_steps=self.num_train_steps,
             examples_per_step=settings.train_batch_size,
             log_steps=settings.log_steps,
             save_checkpoints_steps=settings.save_checkpoints_steps,
-            rows_per_step=plan.shape[1],
+            rows_per_step=self.plan.shape[1],
             xla=settings.xla,
         )
         if not is_chief():

@@ -42,7 +42,7 @@ from bert_tf.tasks.pretraining_batches import PretrainingBatches
 from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.tasks.run_claim import claimed
 from bert_tf.tokenization import Vocabulary
-from bert_tf.training import TrainStep, train
+from bert_tf.training import TrainStep, check_shares, train
 
 COMMAND = "run_pretraining"
 GLOBAL_STEP = "global_step"
@@ -160,6 +160,18 @@ def _train(settings: Pretraining) -> dict[str, float]:
             optimizer=optimizer if resumes else None,
         )
     evaluator = PretrainingEvaluator(model, objective)
+    step = TrainStep(
+        model,
+        optimizer,
+        objective.loss,
+        settings.seed,
+        metrics=objective.metrics,
+        micro_batch_size=batches.micro_batch_size,
+        loss_scale=loss_scale_of(settings),
+        recompute=settings.recompute,
+    )
+    rows = None if batches.shared is None else batches.shared.shape.rows
+    check_shares(step, settings.train_batch_size, rows, xla=settings.xla)
 
     with _claim(prepared) as folder:
 
@@ -167,8 +179,8 @@ def _train(settings: Pretraining) -> dict[str, float]:
             values = {
                 f"eval_{name}": value for name, value in _evaluate(prepared, evaluator).items()
             }
-            step = int(optimizer.iterations.numpy())
-            keep_if_best(folder, step, values, "eval_loss", write_model)
+            done = int(optimizer.iterations.numpy())
+            keep_if_best(folder, done, values, "eval_loss", write_model)
             return values
 
         def write_model(target: pathlib.Path) -> None:
@@ -181,16 +193,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
         assert batches.train is not None
         with reading(batches.train.paths):
             train(
-                TrainStep(
-                    model,
-                    optimizer,
-                    objective.loss,
-                    settings.seed,
-                    metrics=objective.metrics,
-                    micro_batch_size=batches.micro_batch_size,
-                    loss_scale=loss_scale_of(settings),
-                    recompute=settings.recompute,
-                ),
+                step,
                 objective.logged,
                 batches.training,
                 folder,
@@ -198,7 +201,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                 examples_per_step=settings.train_batch_size,
                 log_steps=settings.log_steps,
                 save_checkpoints_steps=settings.save_checkpoints_steps,
-                rows_per_step=None if batches.shared is None else batches.shared.shape.rows,
+                rows_per_step=rows,
                 evaluate=evaluate if settings.eval_steps else None,
                 eval_steps=settings.eval_steps,
                 xla=settings.xla,

@@ -132,8 +132,11 @@ def main() -> None:
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is None:
-        rounds = measure_in_turns(__file__, list(CONTENDERS), options.rounds)
-        print_report("train_step", rounds, "seconds per step", smaller_is_better=True)
+        names = ("batch_size", "seq_length", "steps")
+        arguments = tuple(f"--{name}={getattr(options, name)}" for name in names)
+        rounds = measure_in_turns(__file__, list(CONTENDERS), options.rounds, arguments)
+        unit = f"seconds per step of {options.batch_size} x {options.seq_length}"
+        print_report("train_step", rounds, unit, smaller_is_better=True)
         return
     step = CONTENDERS[options.contender](*batch(options.batch_size, options.seq_length))
     for _ in range(2):  # tracing, then warm caches
