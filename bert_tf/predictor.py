@@ -191,7 +191,7 @@ class Predictor:
     def _text_vectors(self, method: str) -> TextVectors:
         if not isinstance(self._answers, TextVectors):
             raise InputError(
-                f"{method} compares vectors, which this predictor does not make; load the model "
-                'with task="features"'
+                f"{method} compares vectors, which this predictor does not make; load a run or a "
+                'checkpoint (not an export) with task="features"'
             )
         return self._answers

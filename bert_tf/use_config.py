@@ -1,6 +1,7 @@
 """Takes nothing, returns the settings of commands that use a trained model; next: cli."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 from bert_tf.config import POOLINGS, ModelFiles, setting
@@ -117,9 +118,9 @@ class Export(TrainedModel):
     precision: str = setting(
         "float32",
         "What the model computes in and its weights are stored in; the scores are float32. "
-        "tensorflow: float32, bfloat16 or float16; litert: float32, float16 or int8; onnx: float32 "
-        "or int8.",
-        choices=("float32", "bfloat16", "float16", "int8"),
+        + "; ".join(f"{name}: {', '.join(those)}" for name, those in PRECISIONS.items())
+        + ".",
+        choices=tuple(dict.fromkeys(itertools.chain(*PRECISIONS.values()))),
     )
     max_seq_length: int | None = setting(
         None, "Longest row in word pieces; by default what the model was trained with."

@@ -14,10 +14,13 @@ from original_folders import (
     make_folder,
     read,
 )
+from small_models import PAIRS, TEXTS, make_run
 
+from bert_tf import Predictor
 from bert_tf.cli.main import main
 from bert_tf.config import CHECKPOINT_FORMATS, BertConfig
 from bert_tf.errors import InputError
+from bert_tf.heads import BertClassifier, BertMultipleChoice, BertSpanLabeler, BertTagger
 from bert_tf.interop import conversion
 from bert_tf.interop.conversion import convert, recognise
 
@@ -150,3 +153,34 @@ def test_an_activation_of_the_original_comes_back_through_another(tmp_path):
     back = convert(result.target, tmp_path / "uncased_L-3_back")
     assert back.config.hidden_act == "gelu"
     assert read(back.target).keys() == read(source).keys()
+
+
+LABELS = ("schön", "so so", "bad")
+TRAINED = {
+    "classification": (lambda config: BertClassifier(config, 3), "run_classifier", LABELS),
+    "multi_label": (lambda config: BertClassifier(config, 3), "run_classifier", LABELS),
+    "regression": (lambda config: BertClassifier(config, 1), "run_classifier", ()),
+    "tagging": (lambda config: BertTagger(config, 3), "run_tagger", ("B-PER", "I-PER", "O")),
+    "multiple_choice": (BertMultipleChoice, "run_multiple_choice", ()),
+    "question_answering": (BertSpanLabeler, "run_squad", ()),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_trained_model_predicts_when_it_is_back(tmp_path, kind):
+    make, command, labels = TRAINED[kind]
+    settings = {"max_seq_length": 41, "do_lower_case": True}
+    if kind in ("multi_label", "regression"):
+        settings["task_type"] = kind
+    if command == "run_squad":
+        settings |= {"train_file": "unused", "max_query_length": 20}
+    run = make_run(tmp_path / "run", make, command, settings, labels)
+    convert(run, tmp_path / "there", "huggingface")
+    convert(tmp_path / "there", tmp_path / "back", "original")
+    texts = {
+        "multiple_choice": [("the river", ["a", "unable"]), ("the", ["o", "of", "x"])],
+        "question_answering": PAIRS,
+    }.get(kind, TEXTS)
+    texts = [text for text in texts if "" not in text] if kind == "question_answering" else texts
+    expected = Predictor.load(run).predict(texts)
+    assert Predictor.load(tmp_path / "back").predict(texts) == expected

@@ -70,6 +70,7 @@ ORDER = (
     "distribution",
     "termination",
     "out_of_memory",
+    "tensorboard_file",
     "training",
     "training_plot",
     "tasks",

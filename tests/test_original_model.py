@@ -54,7 +54,7 @@ def test_training_state_and_other_tensors_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("crf/transitions", r"a CRF over the tags \(--use_crf\)"), ("window_pooling/a", "a learned")],
+    [("crf/transitions", r"a CRF over the tags \(--crf\)"), ("window_pooling/a", "a learned")],
 )
 def test_what_no_other_format_has_is_refused(tmp_path, name, message):
     folder = make_folder(tmp_path / "uncased_L-3")

@@ -24,7 +24,7 @@ what would compute something else is refused. Prints what was found, and what wa
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conversion:
+class ConvertCheckpoint:
     """The settings of ``bert-tf convert_checkpoint``."""
 
     source: str | None = setting(None, "A folder of weights of any of the formats.", flag="from")
@@ -48,7 +48,7 @@ class Conversion:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    settings, positional = flags.parse(Conversion, arguments, USAGE)
+    settings, positional = flags.parse(ConvertCheckpoint, arguments, USAGE)
     flags.refuse_positional(positional)
     flags.prepare_tensorflow()
     from bert_tf.interop.conversion import convert

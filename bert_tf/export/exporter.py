@@ -10,8 +10,8 @@ from collections.abc import Callable
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
 from bert_tf.export import answers, choices, labels, masks, tags, vectors
-from bert_tf.export.conversion import convert, write_report
 from bert_tf.export.model_card import write_model_card
+from bert_tf.export.other_runtimes import convert, write_report
 from bert_tf.export.saved_model import new_version, write_saved_model
 from bert_tf.export.served_model import EXTRA, ServedModel
 from bert_tf.tasks.model_task import check_options, task_of

@@ -1,4 +1,4 @@
-"""Takes a traced function, returns it as a LiteRT (TensorFlow Lite) file; next: conversion.
+"""Takes a traced function, returns it as a LiteRT (TensorFlow Lite) file; next: other_runtimes.
 
 Weights are float32, float16, or with ``int8`` rounded to 8 bits, as are activations in products
 while it runs (dynamic range quantization). Batch and length are any.
@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from bert_tf.export.saved_model import save
 from bert_tf.export.served_model import Arrays, Run
 from bert_tf.use_config import Export
 
@@ -27,7 +28,7 @@ def write(module: tf.Module, function: Any, settings: Export, path: pathlib.Path
     """
     # From a saved model, since from a function the weights are copied while they are read.
     with tempfile.TemporaryDirectory(dir=path.parent) as saved:
-        tf.saved_model.save(module, saved, signatures=function)
+        save(module, pathlib.Path(saved), function)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
         if settings.precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

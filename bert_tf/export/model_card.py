@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from bert_tf import run_folder
 from bert_tf.config import ModelFiles
+from bert_tf.errors import InputError, reason
 from bert_tf.export.served_model import ServedModel
 from bert_tf.use_config import Export
 
@@ -90,7 +91,14 @@ def _metrics(model: pathlib.Path | ModelFiles) -> dict[str, Any]:
     """What the run measured, if it evaluated."""
     if isinstance(model, ModelFiles) or not (model / run_folder.EVAL_RESULTS).is_file():
         return {}
-    found: dict[str, Any] = json.loads((model / run_folder.EVAL_RESULTS).read_text())
+    path = model / run_folder.EVAL_RESULTS
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({reason(error)}); evaluate again with --overwrite, or "
+            "move it away"
+        ) from error
     return found
 
 

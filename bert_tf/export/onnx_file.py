@@ -1,4 +1,4 @@
-"""Takes a traced function, returns it as an ONNX file; next: conversion.
+"""Takes a traced function, returns it as an ONNX file; next: other_runtimes.
 
 With ``int8`` the weights of products are 8 bits, as are activations in them while it runs (ONNX
 Runtime's dynamic quantization). Batch and length are any. Needs the extra ``onnx``.

@@ -6,12 +6,13 @@ which are the requests that warm a server up and what a reader wants to know of 
 
 import contextlib
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, reason
 from bert_tf.export.served_model import (
     DEFAULT,
     EXAMPLES,
@@ -60,16 +61,31 @@ def new_version(
         The folder, whose name no server takes for a version, and the number.
 
     Raises:
-        InputError: if there is no room for it, or no right to write.
+        InputError: if it cannot be written.
     """
     with locked(export_dir, "--export_dir"):
         number = next_version(export_dir, version)
-        target = export_dir / str(number)
-        with whole_folder(target) as folder:
-            try:
-                yield folder, number
-            except tf.errors.OpError as error:  # TensorFlow's word for a full disk and the like
-                raise InputError(f"{target}: cannot write it: {error.message}") from error
+        for left in export_dir.glob(".*.tmp"):  # by an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with whole_folder(export_dir / str(number)) as folder:
+            yield folder, number
+
+
+def save(module: tf.Module, folder: pathlib.Path, signatures: Any) -> None:
+    """Writes ``saved_model.pb`` and ``variables/``.
+
+    Args:
+        module: holds the weights.
+        folder: where they go.
+        signatures: traced functions by name, or one.
+
+    Raises:
+        InputError: if there is no room for it, or no right to write.
+    """
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    except tf.errors.OpError as error:
+        raise InputError(f"{folder}: cannot write the SavedModel: {reason(error)}") from error
 
 
 def write_saved_model(
@@ -87,7 +103,7 @@ def write_saved_model(
     """
     signatures = {**served.signatures, EXAMPLES: of_examples(served.signatures[DEFAULT])}
     module, traced = saveable(signatures, batch_size)
-    tf.saved_model.save(module, str(folder), signatures=traced)
+    save(module, folder, traced)
     extra = folder / EXTRA
     extra.mkdir(exist_ok=True)
     write_warm_up(served, extra / WARM_UP, batch_size=batch_size)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, reason
 from bert_tf.export.model_card import CARD
 from bert_tf.export.served_model import DEFAULT, EXTRA, PAIRS
+from bert_tf.tasks.choice_predictor import read_question
+from bert_tf.tasks.fill_mask import MASK, refuse_without_mask
 from bert_tf.tasks.task_predictor import (
     NameOf,
     Text,
@@ -41,8 +43,8 @@ def load(folder: pathlib.Path) -> "ServedPredictor":
         InputError: if ``bert-tf export`` did not write it, or not all of it is there.
     """
     try:
-        card = json.loads((folder / EXTRA / CARD).read_text())
-    except (OSError, ValueError) as error:
+        task = str(json.loads((folder / EXTRA / CARD).read_text())["task"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{folder}: a SavedModel, but not one that bert-tf export wrote: it has no readable "
             f"{EXTRA}/{CARD}"
@@ -50,8 +52,8 @@ def load(folder: pathlib.Path) -> "ServedPredictor":
     try:
         model = tf.saved_model.load(str(folder))
     except (OSError, tf.errors.OpError) as error:
-        raise InputError(f"{folder}: the SavedModel cannot be loaded: {error}") from error
-    return ServedPredictor(str(card["task"]), model)
+        raise InputError(f"{folder}: the SavedModel cannot be loaded: {reason(error)}") from error
+    return ServedPredictor(task, model)
 
 
 class ServedPredictor:
@@ -66,7 +68,10 @@ class ServedPredictor:
         self.task = task
         self._model = model  # keeps the weights alive
         self._signatures = model.signatures
-        default = set(self._signatures[DEFAULT].structured_input_signature[1])
+        specs = self._signatures[DEFAULT].structured_input_signature[1]
+        default = set(specs)
+        # Of every request; None for any.
+        self._only_size: int | None = next(iter(specs.values())).shape[0]
         self._takes_pairs = "text_b" in default
         # The names of a pair's parts; empty where it takes none.
         self._parts: tuple[str, ...] = ()
@@ -94,22 +99,23 @@ class ServedPredictor:
         answers: list[dict[str, Any]] = [{} for _ in texts]
         # Similar lengths together, and pairs apart from single texts.
         order = sorted(range(len(texts)), key=lambda i: (len(inputs[i]), len(str(inputs[i]))))
+        most = self._only_size or batch_size
         start = 0
         while start < len(order):
             kind = set(inputs[order[start]])
-            batch = [i for i in order[start : start + batch_size] if set(inputs[i]) == kind]
+            batch = [i for i in order[start : start + most] if set(inputs[i]) == kind]
             for number, row in zip(batch, self._rows([inputs[i] for i in batch]), strict=True):
                 answers[number] = _ANSWERS[self.task](inputs[number], row)
+                if self.task == "fill_mask":
+                    self._check_masks(answers[number], name_of(number))
             start += len(batch)
         return answers
 
     def _inputs(self, text: Any, name: str) -> dict[str, Any]:
         """The values of a signature's inputs for one text."""
         if self.task == "multiple_choice":
-            match text:
-                case [str(context), [*choices]] if all(isinstance(c, str) and c for c in choices):
-                    return {"text": context, "choices": choices}
-            raise InputError(f"{name} must be a pair (str, [str, …]), but is {text!r:.80}")
+            question = read_question(text, name)
+            return {"text": question.context, "choices": question.choices}
         if self._parts and is_pair(text):
             return dict(zip(self._parts, text, strict=True))
         if self._takes_text and isinstance(text, str):
@@ -117,12 +123,25 @@ class ServedPredictor:
         forms = ["a str"] * self._takes_text + ["a pair (str, str)"] * bool(self._parts)
         raise InputError(f"{name} must be {' or '.join(forms)} for this model, but is {text!r:.80}")
 
+    def _check_masks(self, answer: Mapping[str, Any], name: str) -> None:
+        """What cannot be answered is refused, as MaskFiller refuses it."""
+        masks = answer["masks"]
+        if not masks and "next_sentence_probability" not in answer:
+            refuse_without_mask(answer, name)
+        # Some piece is the likeliest of each mask that is in its row.
+        if any(mask["predictions"][0]["score"] == 0 for mask in masks):
+            raise InputError(
+                f"{name}: a {MASK} is beyond the word pieces that the model takes; shorten the text"
+            )
+
     def _rows(self, inputs: Sequence[Mapping[str, Any]]) -> list[Row]:
         """The outputs of each example of a batch of one kind."""
         name = DEFAULT
         if not self._takes_pairs and "text_b" in inputs[0]:
             name = PAIRS
-        values = {key: [one[key] for one in inputs] for key in inputs[0]}
+        size = self._only_size or len(inputs)
+        filling = [inputs[-1]] * (size - len(inputs))
+        values = {key: [one[key] for one in (*inputs, *filling)] for key in inputs[0]}
         if "choices" in values:
             most = max(map(len, values["choices"]))
             values["choices"] = [[*c, *[""] * (most - len(c))] for c in values["choices"]]

@@ -1,8 +1,8 @@
 """Takes a served model, returns the requests that warm a server up; next: saved_model.
 
 Before a version takes its first request, TF Serving replays what it finds in
-``assets.extra/tf_serving_warmup_requests``, a TFRecord file of ``PredictionLog``. Each signature is
-asked in several batch sizes and lengths.
+``assets.extra/tf_serving_warmup_requests``, a TFRecord file of ``PredictionLog``. Each signature
+that takes texts is asked in several batch sizes and lengths; ``tokens`` and ``examples`` are not.
 """
 
 import pathlib

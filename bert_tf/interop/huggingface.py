@@ -82,6 +82,7 @@ def read_huggingface(source: pathlib.Path) -> OriginalModel:
         tensors={name: v.T if is_transposed(name) else v for name, v in values.items()},
         labels=model.labels(num_labels),
         use=_USES.get(model.architecture or ""),
+        task_type=model.task_type(num_labels),
         remarks=(
             *counted("weights that the source's architecture does not have", pooler),
             *counted("tensors not used", tensors.names_other_than([*wanted, *TIED])),

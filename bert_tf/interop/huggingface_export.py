@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import safetensors.numpy
 
-from bert_tf.interop.huggingface_names import ACTIVATIONS, NAMES, is_transposed
+from bert_tf.interop.huggingface_names import ACTIVATIONS, NAMES, PROBLEM_TYPES, is_transposed
 from bert_tf.interop.original_model import OriginalModel, counted, write_vocabulary
 from bert_tf.run_folder import VOCAB, write_json
 
@@ -110,6 +110,8 @@ def _config(model: OriginalModel, architecture: str) -> dict[str, object]:
     }
     if "[PAD]" in model.tokenizer.pieces:
         config["pad_token_id"] = model.tokenizer.pieces.index("[PAD]")
+    if architecture == "BertForSequenceClassification":
+        config["problem_type"] = PROBLEM_TYPES[model.task_type]
     if model.num_labels:
         labels = model.labels or [f"LABEL_{i}" for i in range(model.num_labels)]
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from bert_tf.config import UNUSED_KEYS, BertConfig
 from bert_tf.errors import InputError
-from bert_tf.interop.huggingface_names import ACTIVATIONS, TIED
+from bert_tf.interop.huggingface_names import ACTIVATIONS, PROBLEM_TYPES, TIED
 from bert_tf.interop.json_file import Json, read_json
 from bert_tf.interop.original_model import Tokenizer
 from bert_tf.run_folder import LABELS, VOCAB
@@ -43,6 +43,7 @@ _WITHOUT_EFFECT = (
     "label2id",
     "num_labels",
     "pad_token_id",
+    "problem_type",  # see ModelConfig.task_type
     "tie_word_embeddings",  # what is tied is compared
     "torch_dtype",
     "transformers_version",
@@ -114,6 +115,26 @@ class ModelConfig:
         known = {name: values[name] for name in names if name in values}
         known["hidden_act"] = ACTIVATIONS[activation]
         return BertConfig.from_dict(known, source=str(self.path))
+
+    def task_type(self, num_labels: int) -> str:
+        """The task type of a classifier of texts; with one output and no word on it, a regression.
+
+        Args:
+            num_labels: rows of ``classifier.weight``.
+
+        Raises:
+            InputError: if it is none of transformers'.
+        """
+        named = self._values.get("problem_type")
+        if named is None:
+            return "regression" if num_labels == 1 else "single_label"
+        for ours, theirs in PROBLEM_TYPES.items():
+            if theirs == named:
+                return ours
+        raise InputError(
+            f"{self.path}: problem_type must be one of {', '.join(PROBLEM_TYPES.values())}, but is "
+            f"{named!r}"
+        )
 
     def labels(self, num_labels: int) -> tuple[str, ...]:
         """The names of a classifier's outputs in their order; none if there are no classes.

@@ -44,6 +44,13 @@ ACTIVATIONS = {
     "linear": "linear",
 }
 
+# Our task type of a classifier of texts -> their name of it.
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
 
 def is_transposed(name: str) -> bool:
     """Whether a safetensors file holds a weight's transpose, as torch's linear layers do."""

@@ -9,10 +9,11 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import yaml
 
 from bert_tf.checkpoint import Checkpoint, is_training_state, write_tensors
 from bert_tf.config import BertConfig
@@ -28,13 +29,15 @@ from bert_tf.run_folder import (
     read_run_config,
     write_text,
 )
+from bert_tf.tasks.classification_data import read_label_file
+from bert_tf.tasks.glue import find_task
 from bert_tf.tokenization import Vocabulary
 
 # What the classifier of a run's folder labels, by the command that trained it.
 USES = {"run_classifier": "texts", "run_tagger": "tokens", "run_multiple_choice": "choices"}
 # What other formats cannot hold and the outputs depend on: where its names begin -> what it is.
 _OWN = {
-    "crf/": "a CRF over the tags (--use_crf)",
+    "crf/": "a CRF over the tags (--crf)",
     "window_pooling/": "a learned pooling of a long text's windows (--window_pooling=attention)",
 }
 
@@ -66,6 +69,7 @@ class OriginalModel:
         labels: of the classifier, in the order of their ids; empty if they have no names.
         use: what the classifier labels: ``texts``, ``tokens`` or ``choices``; None if there is no
             classifier, or the folder does not say.
+        task_type: of a classifier of texts: ``single_label``, ``multi_label`` or ``regression``.
         remarks: what the folder has that is not here, a line each.
     """
 
@@ -76,6 +80,7 @@ class OriginalModel:
     tensors: Mapping[str, np.ndarray]
     labels: tuple[str, ...] = ()
     use: str | None = None
+    task_type: str = "single_label"
     remarks: tuple[str, ...] = ()
 
     @property
@@ -157,7 +162,7 @@ def read_original(source: pathlib.Path) -> OriginalModel:
     in_file = [checkpoint.name_in_file(weight.name) for weight in weights]
     left = [name for name in checkpoint.shapes if name not in in_file]
     labels_path = source / LABELS
-    labels = labels_path.read_text("utf-8").splitlines() if labels_path.is_file() else []
+    labels = read_label_file(labels_path) if labels_path.is_file() else ()
     if labels and len(labels) != num_labels:
         raise InputError(
             f"{labels_path}: has {len(labels)} labels, but the checkpoint's classifier has "
@@ -181,14 +186,18 @@ def read_original(source: pathlib.Path) -> OriginalModel:
             weight.name: value.numpy()
             for weight, value in zip(weights, checkpoint.read(in_file), strict=True)
         },
-        labels=tuple(labels),
+        labels=labels,
         use=USES.get(str(run.get("command"))),
+        task_type=_task_type_of(run),
         remarks=tuple(remarks),
     )
 
 
 def write_original(model: OriginalModel, folder: pathlib.Path) -> list[str]:
-    """Writes bert_config.json, vocab.txt, bert_model.ckpt.* and, for a classifier, labels.txt.
+    """Writes bert_config.json, vocab.txt and bert_model.ckpt.*.
+
+    With a head that was trained for a task, also what makes the folder one that predicts:
+    run_config.yaml and, for a classifier, labels.txt.
 
     Args:
         model: what to write.
@@ -205,7 +214,41 @@ def write_original(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     if model.labels:
         write_text(folder / LABELS, "".join(f"{label}\n" for label in model.labels))
     write_tensors(model.tensors, folder / CHECKPOINT)
+    run = _run_of(model)
+    if run:
+        write_text(folder / RUN_CONFIG, yaml.safe_dump(run, sort_keys=False))
     return []
+
+
+def _task_type_of(run: Mapping[str, Any]) -> str:
+    """The task type of a run's classifier of texts."""
+    if run.get("task_name") is not None:
+        return find_task(run["task_name"]).task_type
+    return str(run.get("task_type", "single_label"))
+
+
+def _run_of(model: OriginalModel) -> dict[str, Any]:
+    """What the run that trained a model's head would have stored; empty if that is not known."""
+    commands = {use: command for command, use in USES.items()}
+    command = "run_squad" if model.has("span") else commands.get(model.use or "")
+    if command is None:
+        return {}
+    # Not what it was trained with, but what it takes.
+    longest = min(model.config.max_position_embeddings, 512)
+    run = {
+        "command": command,
+        "do_train": True,
+        "output_dir": str(model.source),  # where the model is from
+        "max_seq_length": longest,
+    }
+    if command == "run_squad":
+        run["train_file"] = str(model.source)  # what it was trained on is not known
+        run["max_query_length"] = min(longest // 2, 64)
+    if model.tokenizer.do_lower_case is not None:
+        run["do_lower_case"] = model.tokenizer.do_lower_case
+    if model.use == "texts":
+        run["task_type"] = model.task_type
+    return run
 
 
 def write_vocabulary(tokenizer: Tokenizer, path: pathlib.Path) -> None:

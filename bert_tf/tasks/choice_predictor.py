@@ -46,7 +46,7 @@ class ChoicePredictor:
         self, texts: Sequence[Any], batch_size: int, name_of: NameOf
     ) -> list[dict[str, Any]]:
         """See TaskPredictor; a text is a pair of a context and a list of at least two choices."""
-        questions = [_read(text, name_of(number)) for number, text in enumerate(texts)]
+        questions = [read_question(text, name_of(number)) for number, text in enumerate(texts)]
         logits, _ = self._scorer.logits(self._scorer.features(questions), batch_size)
         return [
             _named(question, scipy.special.softmax(row))
@@ -54,7 +54,12 @@ class ChoicePredictor:
         ]
 
 
-def _read(text: Any, name: str) -> Question:
+def read_question(text: Any, name: str) -> Question:
+    """What a user gives as a question: a pair of a context and a list of at least two choices.
+
+    Raises:
+        InputError: if it is something else, or a text is empty.
+    """
     match text:
         case [str(context), [*choices]] if all(isinstance(choice, str) for choice in choices):
             return question_of(name, context, choices)

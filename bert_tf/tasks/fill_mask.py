@@ -9,8 +9,8 @@ K = top_k.
 import itertools
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -128,6 +128,23 @@ def _load_model(config: BertConfig, path: str, dtype: str | None) -> tuple[BertP
     return pretrainer, not report.missing
 
 
+def refuse_without_mask(parts: Mapping[str, str], name: str) -> NoReturn:
+    """Raises the InputError of a text or a pair about which there is nothing to say.
+
+    Args:
+        parts: ``text`` and, of a pair, ``text_b``.
+        name: what a message calls it.
+    """
+    if "text_b" not in parts:
+        raise InputError(
+            f"{name}: has no {MASK} to fill, and is no pair of texts: {parts['text']!r}"
+        )
+    raise InputError(
+        f"{name}: a pair without {MASK}, but this model was trained without next sentences (its "
+        f"next-sentence head is missing or untrained): {(parts['text'], parts['text_b'])!r}"
+    )
+
+
 class _Answers(NamedTuple):
     """What the model says of some texts.
 
@@ -194,16 +211,11 @@ class MaskFiller:
     def _check(self, text: Any, name: str) -> None:
         if isinstance(text, str):
             if MASK not in text:
-                raise InputError(
-                    f"{name}: has no {MASK} to fill, and is no pair of texts: {text!r}"
-                )
+                refuse_without_mask({"text": text}, name)
         elif not is_pair(text):
             raise InputError(f"{name} must be a str or a pair (str, str), but is {text!r}")
         elif not self._has_next_sentence and not any(MASK in part for part in text):
-            raise InputError(
-                f"{name}: a pair without {MASK}, but this model was trained without next "
-                f"sentences (its next-sentence head is missing or untrained): {text!r}"
-            )
+            refuse_without_mask(named_parts(text), name)
 
     def _answers(
         self,

@@ -54,6 +54,15 @@ def plain(value):
     return [plain(part) for part in value] if isinstance(value, list) else value
 
 
+def named(example):
+    """The inputs of an example, by name: what a JSON object says, or else it is a text."""
+    try:
+        found = json.loads(example)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"text": example}
+
+
 def main(arguments=None):
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -65,10 +74,7 @@ def main(arguments=None):
     parser.add_argument("--signature", default="serving_default", help="(%(default)s)")
     parser.add_argument("--version", type=int, help="of the model; by default the latest")
     given = parser.parse_args(arguments)
-    examples = [
-        json.loads(example) if example.startswith("{") else {"text": example}
-        for example in given.examples
-    ]
+    examples = [named(example) for example in given.examples]
     with grpc.insecure_channel(given.server) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         try:

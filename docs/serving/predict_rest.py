@@ -49,19 +49,27 @@ def predict(url, examples, *, signature="serving_default", columns=False, timeou
             ),
             timeout=timeout,
         ) as response:
-            answer = json.load(response)
+            body = response.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         with error:
             body = error.read().decode(errors="replace")
         raise RuntimeError(f"{url}: HTTP {error.code}: {body}") from error
-    if not columns:
-        return answer["predictions"]
-    outputs = answer["outputs"]
-    if isinstance(outputs, list):
-        return outputs
-    return [
-        dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)
-    ]
+    try:
+        answer = json.loads(body)["outputs" if columns else "predictions"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise RuntimeError(f"{url}: not the answer of TF Serving: {body:.200}") from error
+    if isinstance(answer, list):
+        return answer
+    return [dict(zip(answer, values, strict=True)) for values in zip(*answer.values(), strict=True)]
+
+
+def named(example):
+    """The inputs of an example, by name: what a JSON object says, or else it is a text."""
+    try:
+        found = json.loads(example)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"text": example}
 
 
 def main(arguments=None):
@@ -76,10 +84,7 @@ def main(arguments=None):
     parser.add_argument("--version", type=int, help="of the model; by default the latest")
     parser.add_argument("--columns", action="store_true", help="ask in columns, not in rows")
     given = parser.parse_args(arguments)
-    examples = [
-        json.loads(example) if example.startswith("{") else {"text": example}
-        for example in given.examples
-    ]
+    examples = [named(example) for example in given.examples]
     url = f"http://{given.server}/v1/models/{given.model}"
     if given.version is not None:
         url += f"/versions/{given.version}"
@@ -89,8 +94,8 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 1
     for example, answer in zip(examples, answers, strict=True):
-        named = answer if isinstance(answer, dict) else {"output": answer}
-        print(json.dumps({**example, **dict(sorted(named.items()))}, ensure_ascii=False))
+        outputs = answer if isinstance(answer, dict) else {"output": answer}
+        print(json.dumps({**example, **dict(sorted(outputs.items()))}, ensure_ascii=False))
     return 0
 
 
