@@ -276,10 +276,10 @@ def _states(
 
     def body(number: tf.Tensor, state: Any, states: Any) -> tuple[tf.Tensor, Any, Any]:
         state = step(state, tf.nest.map_structure(lambda part: tf.gather(part, number), words))
+        # Not a scatter, which stops at a batch of no rows.
+        is_now = tf.range(num_words) == number
         states = tf.nest.map_structure(
-            lambda old, new: tf.tensor_scatter_nd_update(old, [[number]], new[tf.newaxis]),
-            states,
-            state,
+            lambda old, new: tf.where(_with_rank(is_now, old), new[tf.newaxis], old), states, state
         )
         return number + moved, state, states
 
@@ -289,6 +289,11 @@ def _states(
     start = num_words - 1 if reverse else tf.zeros_like(num_words)
     _, _, states = tf.while_loop(goes_on, body, (start, first, none), maximum_iterations=num_words)
     return states
+
+
+def _with_rank(values: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """[n] -> [n, 1, …], of as many axes as another tensor has."""
+    return tf.reshape(values, [-1, *[1] * (other.shape.rank - 1)])
 
 
 def _words(emissions: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

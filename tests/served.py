@@ -53,19 +53,13 @@ def exporting(run_of, tmp_path_factory):
 
 
 def examples(inputs):
-    """The same as serialized tf.train.Example."""
-    return [
-        tf.train.Example(
-            features=tf.train.Features(
-                feature={
-                    name: tf.train.Feature(
-                        bytes_list=tf.train.BytesList(
-                            value=value if isinstance(value, list) else [value]
-                        )
-                    )
-                    for name, value in zip(inputs, values, strict=True)
-                }
-            )
-        ).SerializeToString()
-        for values in zip(*inputs.values(), strict=True)
-    ]
+    """The same inputs, a text or several of each example, as serialized tf.train.Example."""
+    serialized = []
+    for values in zip(*inputs.values(), strict=True):
+        example = tf.train.Example()
+        for name, value in zip(inputs, values, strict=True):
+            texts = [value] if isinstance(value, (str, bytes)) else value
+            found = example.features.feature[name].bytes_list.value
+            found.extend(text.encode() if isinstance(text, str) else text for text in texts)
+        serialized.append(example.SerializeToString())
+    return serialized

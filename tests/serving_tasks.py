@@ -11,7 +11,6 @@ import tensorflow as tf
 from small_models import make_run
 
 from bert_tf.export.exporter import EXPORTERS, export
-from bert_tf.export.served_model import EXAMPLES
 from bert_tf.heads import (
     BertClassifier,
     BertMultipleChoice,
@@ -139,27 +138,6 @@ def columns(inputs, asked):
             values = [[*row, *[""] * (most - len(row))] for row in values]
         found[name] = np.array(values, object)
     return found
-
-
-def serialized_examples(inputs):
-    """The same as tf.train.Example."""
-    rows = zip(*inputs.values(), strict=True)
-    found = []
-    for row in rows:
-        features = {
-            name: tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=[text.encode() for text in _texts(value)])
-            )
-            for name, value in zip(inputs, row, strict=True)
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=features))
-        found.append(example.SerializeToString())
-    return {EXAMPLES: np.array(found, object)}
-
-
-def _texts(value):
-    """A text, or several, as a list; an array of str would lose a NUL at the end."""
-    return [value] if isinstance(value, str) else list(value)
 
 
 def some_inputs(signature, texts):

@@ -31,7 +31,7 @@ TEXTS = [
 PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
 
 
-def make_run(folder, model_of, command, settings, labels=()):
+def make_run(folder, model_of, command, settings, labels=(), **changes):
     """Writes what a finished run leaves.
 
     Args:
@@ -40,18 +40,23 @@ def make_run(folder, model_of, command, settings, labels=()):
         command: the run's.
         settings: what they are, other than by default.
         labels: of the model.
+        changes: ``pieces`` of another vocabulary, or of the configuration.
     """
+    pieces = changes.pop("pieces", PIECES)
     folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES), encoding="utf-8")
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
     config = BertConfig(
-        vocab_size=len(PIECES),
+        vocab_size=len(pieces),
         hidden_size=12,
         num_hidden_layers=2,
         num_attention_heads=3,
         intermediate_size=20,
-        max_position_embeddings=41,
-        type_vocab_size=2,
-        initializer_range=0.7,
+        **{
+            "max_position_embeddings": 41,
+            "type_vocab_size": 2,
+            "initializer_range": 0.7,
+            **changes,
+        },
     )
     write_model_files(folder, config, Vocabulary(folder / "vocab.txt"))
     keras.utils.set_random_seed(3)

@@ -7,17 +7,17 @@ import random
 import string
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import odd_texts
 import pytest
 import tensorflow as tf
 import yaml
+from served import Served, examples
+from small_models import make_run
 
 from bert_tf import Predictor, answer_spans, run_folder
 from bert_tf.answer_spans import chosen_answer
-from bert_tf.checkpoint import save_checkpoint
-from bert_tf.config import BertConfig, ModelFiles
+from bert_tf.config import ModelFiles
 from bert_tf.context_windows import best_rows, plan_windows
 from bert_tf.errors import InputError
 from bert_tf.export import answers, graph_answers
@@ -25,7 +25,6 @@ from bert_tf.export.exporter import export
 from bert_tf.export.text_rows import ContextParts, RowBuilder
 from bert_tf.heads import BertSpanLabeler
 from bert_tf.tasks import answer_finder, question_answering
-from bert_tf.tasks.model_files import write_model_files
 from bert_tf.tokenization import Vocabulary
 from bert_tf.use_config import Export
 
@@ -69,60 +68,24 @@ def random_pairs(seed, count):
     ]
 
 
-def make_run(folder, **settings):
+def make_answers_run(folder, **settings):
     """Writes what a finished run leaves, with strong random weights."""
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES), encoding="utf-8")
-    config = BertConfig(
-        vocab_size=len(PIECES),
-        hidden_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=20,
-        max_position_embeddings=29,
-        type_vocab_size=2,
-        initializer_range=0.7,
-    )
-    write_model_files(folder, config, Vocabulary(folder / "vocab.txt"))
-    keras.utils.set_random_seed(3)
-    save_checkpoint(BertSpanLabeler(config), folder / run_folder.CHECKPOINT)
-    stored = {"command": "run_squad", "output_dir": str(folder), **SETTINGS, **settings}
-    (folder / run_folder.RUN_CONFIG).write_text(yaml.safe_dump(stored))
-    return folder
-
-
-class Session:
-    """A version in a session, as the loader of TF Serving has it: no Python of its own."""
-
-    def __init__(self, folder):
-        with tf.Graph().as_default() as graph:
-            self._session = tf.compat.v1.Session(graph=graph)
-            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
-        self.signatures = dict(loaded.signature_def)
-
-    def __call__(self, signature="serving_default", **inputs):
-        signature = self.signatures[signature]
-        feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
-        fetches = {name: info.name for name, info in signature.outputs.items()}
-        return self._session.run(fetches, feeds)
-
-    def ask(self, pairs):
-        questions, contexts = zip(*pairs, strict=True)
-        return self(question=as_bytes(questions), context=as_bytes(contexts))
-
-    def close(self):
-        self._session.close()
-
-
-def as_bytes(texts):
-    return [text.encode() for text in texts]
+    settings = {**SETTINGS, **settings}
+    changes = {"pieces": PIECES, "max_position_embeddings": 29}
+    return make_run(folder, BertSpanLabeler, "run_squad", settings, **changes)
 
 
 def exported(folder, **settings):
     path = export(
         Export(model_dir=str(folder), export_dir=str(folder.parent / "versions"), **settings)
     )
-    return Session(path)
+    return Served(path)
+
+
+def ask(model, pairs):
+    """The outputs for (question, context) each."""
+    questions, contexts = ([text.encode() for text in texts] for texts in zip(*pairs, strict=True))
+    return model(question=questions, context=contexts)
 
 
 def assert_equal_to_predictor(found, expected, top_k):
@@ -170,11 +133,11 @@ STORED = 0.8  # the threshold that the run of v2.0 has found
 TIED_BATCH = 61
 
 
-class Served(NamedTuple):
+class Case(NamedTuple):
     """A run's folder, its export in a session, and what the predictor says."""
 
     folder: pathlib.Path
-    model: Session
+    model: Served
     predictor: Predictor
 
 
@@ -182,15 +145,14 @@ class Served(NamedTuple):
 def served(request, tmp_path_factory):
     """Exports with rows of other lengths than those that the model was trained on."""
     folder = tmp_path_factory.mktemp("answers") / "run"
-    make_run(folder, version_2_with_negative=request.param)
+    make_answers_run(folder, version_2_with_negative=request.param)
     if request.param:
         text = json.dumps({"null_score_diff_threshold": STORED})
         (folder / run_folder.NULL_THRESHOLD).write_text(text)
     model = exported(folder, top_k=3, max_seq_length=29)
     path = folder / run_folder.RUN_CONFIG
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"max_seq_length": 29}))
-    yield Served(folder, model, Predictor.load(folder, top_k=3))
-    model.close()
+    return Case(folder, model, Predictor.load(folder, top_k=3))
 
 
 @pytest.fixture(scope="module", params=[(False, 7), (True, 1)], ids=["v1.1", "v2.0"])
@@ -200,19 +162,18 @@ def tied(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tied") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answer_finder, "BertSpanLabeler", TiedSpanLabeler)
-        make_run(folder, version_2_with_negative=with_null, n_best_size=n_best_size)
+        make_answers_run(folder, version_2_with_negative=with_null, n_best_size=n_best_size)
         model = exported(folder, top_k=9, batch_size=TIED_BATCH, fixed_length=True)
         predictor = Predictor.load(folder, top_k=9)
-    yield Served(folder, model, predictor)
-    model.close()
+    return Case(folder, model, predictor)
 
 
 def test_answers_are_those_of_predictor(served):
     pairs = PAIRS + random_pairs(5, 30)
     expected = served.predictor.predict(pairs)
-    assert_equal_to_predictor(served.model.ask(pairs), expected, 3)
+    assert_equal_to_predictor(ask(served.model, pairs), expected, 3)
     for number in range(0, len(pairs), 7):  # one alone is what it is among others
-        assert_equal_to_predictor(served.model.ask(pairs[number:][:1]), expected[number:][:1], 3)
+        assert_equal_to_predictor(ask(served.model, pairs[number:][:1]), expected[number:][:1], 3)
     assert len({answer["answer"] for answer in expected}) > 30
     extra = served.folder.parent / "versions" / "1" / "assets.extra"
     stored, written = (folder / run_folder.NULL_THRESHOLD for folder in (served.folder, extra))
@@ -240,20 +201,15 @@ def assert_equal_in_batches(tied, pairs):
     expected = tied.predictor.predict(pairs)
     for first in range(0, len(pairs), TIED_BATCH):
         batch = slice(first, first + TIED_BATCH)
-        assert_equal_to_predictor(tied.model.ask(pairs[batch]), expected[batch], 9)
+        assert_equal_to_predictor(ask(tied.model, pairs[batch]), expected[batch], 9)
 
 
 def test_examples_and_rows(served):
     pairs = random_pairs(7, 11)
-    found = served.model.ask(pairs)
+    found = ask(served.model, pairs)
     assert found["answers"].shape == (11, 3)
-    examples = []
-    for pair in pairs:
-        example = tf.train.Example()
-        for name, text in zip(("question", "context"), pair, strict=True):
-            example.features.feature[name].bytes_list.value.append(text.encode())
-        examples.append(example.SerializeToString())
-    for name, values in served.model("examples", examples=examples).items():
+    asked = examples(dict(zip(("question", "context"), zip(*pairs, strict=True), strict=True)))
+    for name, values in served.model("examples", examples=asked).items():
         np.testing.assert_array_equal(values, found[name])
 
     ids = np.random.default_rng(3).integers(0, len(PIECES), (3, 13)).astype(np.int32)
@@ -283,7 +239,7 @@ def test_bytes_that_are_no_utf_8_are_ignored(served):
 
 @pytest.mark.parametrize(("given", "threshold"), [(None, 0.0), (-1.7, -1.7)])
 def test_the_threshold_that_is_applied_goes_along(tmp_path, given, threshold):
-    folder = make_run(
+    folder = make_answers_run(
         tmp_path / "run", version_2_with_negative=True, null_score_diff_threshold=given
     )
     settings = Export(model_dir=str(folder), export_dir="-")
@@ -292,7 +248,7 @@ def test_the_threshold_that_is_applied_goes_along(tmp_path, given, threshold):
 
 
 def test_what_cannot_be_exported_is_said(tmp_path):
-    folder = make_run(tmp_path / "run", answer_text="realigned")
+    folder = make_answers_run(tmp_path / "run", answer_text="realigned")
     settings = Export(model_dir=str(folder), export_dir=str(tmp_path / "versions"))
     with pytest.raises(InputError, match=r"answer_text=realigned .* set answer_text: offsets in"):
         export(settings)
@@ -304,7 +260,7 @@ def test_what_cannot_be_exported_is_said(tmp_path):
 
 
 def test_a_finder_in_another_precision(tmp_path):
-    finder = question_answering.load(make_run(tmp_path / "run"), dtype="bfloat16")
+    finder = question_answering.load(make_answers_run(tmp_path / "run"), dtype="bfloat16")
     assert finder.model.compute_dtype == "bfloat16"
 
 

@@ -18,6 +18,7 @@ import pytest
 import serving_tasks
 import tensorflow as tf
 from conftest import SHARED
+from served import examples
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from bert_tf import Predictor
@@ -153,7 +154,7 @@ def served(request, program, export, testdata, tmp_path_factory):
     size = serving_tasks.BATCH
     asked = [questions[start : start + size] for start in range(0, len(questions), size)]
     requests = [(DEFAULT, serving_tasks.columns(inputs, part)) for part in asked]
-    requests.append((EXAMPLES, serving_tasks.serialized_examples(requests[0][1])))
+    requests.append((EXAMPLES, {EXAMPLES: np.array(examples(requests[0][1]), object)}))
     requests += [
         (name, serving_tasks.some_inputs(signature, texts))
         for name, signature in signatures.items()
