@@ -69,6 +69,7 @@ def one_layer(tmp_path):
         ("packed_classifier", "bfloat16", "adamw", 0),
         ("packed_tagger", "bfloat16", "adamw", 2),
         ("pretraining", "bfloat16", "lamb", 0),
+        ("packed_pretraining", "bfloat16", "adamw", 0),
     ],
 )
 def test_a_whole_step_is_lowered(one_layer, task, precision, optimizer, unreached):

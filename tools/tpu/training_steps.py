@@ -124,6 +124,22 @@ def _pretraining(config: BertConfig, sizes: Sizes) -> Case:
     return Case(model, objective.loss, batch, objective.metrics)
 
 
+def _packed_pretraining(config: BertConfig, sizes: Sizes) -> Case:
+    case = _pretraining(config, sizes)
+    _, num_rows, num_examples = _SHARED_PLAN.shape
+    rows, examples = [num_rows, sizes.max_seq_length], [num_rows, num_examples]
+    # As SharedRecords.shared has it: what is of a row keeps its name, and of its records there are
+    # several.
+    shared = {
+        "example_numbers": tf.TensorSpec(rows, tf.int32),
+        "positions": tf.TensorSpec(rows, tf.int32),
+        "cls_positions": tf.TensorSpec(examples, tf.int32),
+        "example_weights": tf.TensorSpec(examples, tf.float32),
+        "next_sentence_labels": tf.TensorSpec([*examples, 1], tf.int32),
+    }
+    return case._replace(batch={**case.batch, **shared})
+
+
 # A task's name -> what is trained.
 TASKS: dict[str, Callable[[BertConfig, Sizes], Case]] = {
     "classifier": _classifier,
@@ -132,6 +148,7 @@ TASKS: dict[str, Callable[[BertConfig, Sizes], Case]] = {
     "packed_tagger": functools.partial(_tagger, plan=_SHARED_PLAN),
     "question_answering": _question_answering,
     "pretraining": _pretraining,
+    "packed_pretraining": _packed_pretraining,
 }
 
 
