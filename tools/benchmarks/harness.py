@@ -36,7 +36,9 @@ def last_lines_in_turns(
         contender -> the last line that it prints in each round.
     """
     lines: dict[str, list[str]] = {name: [] for name in contenders}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    # With oneDNN, as this project's commands have it, every contender that is TensorFlow is faster.
+    environment = {"TF_ENABLE_ONEDNN_OPTS": "1", **os.environ}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         print(

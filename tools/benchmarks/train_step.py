@@ -1,19 +1,37 @@
 """Times one fixed-shape training step of BERT BASE here and in two peers.
 
 Each contender takes real steps (forward, backward, clipping at global norm 1, its own Adam with
-weight decay, dropout 0.1) of a two-class classifier on the same random batch, float32, graph mode
-without XLA (which is slower on CPU), in a process of its own; the processes take turns.
+weight decay, dropout 0.1) of a two-class classifier on the same random batch, graph mode without
+XLA (which is slower on CPU), in a process of its own; the processes take turns. In the same turns
+the machine's rate of multiplying matrices is measured; how much of it a step reaches, and which
+operations take this project's time, is said below the table.
 """
 
 import argparse
+import collections
+import json
+import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 
 import numpy as np
-from harness import measure_in_turns, print_report
+from harness import last_lines_in_turns, print_report
 
 VOCAB_SIZE = 30522
+NUM_LAYERS, HIDDEN_SIZE, INTERMEDIATE_SIZE = 12, 768, 3072
+MATRICES = (1024, HIDDEN_SIZE, INTERMEDIATE_SIZE)  # m, k, n of the product that gives the rate
+
+
+def step_flops(batch_size: int, seq_length: int) -> float:
+    """Floating-point operations of a step's matrix products: 2 for each multiply-add.
+
+    Those of the layers; the backward pass has two products for each of the forward pass.
+    """
+    weights = 4 * HIDDEN_SIZE**2 + 2 * HIDDEN_SIZE * INTERMEDIATE_SIZE
+    attention = 2 * seq_length * HIDDEN_SIZE
+    return 3.0 * 2 * batch_size * seq_length * NUM_LAYERS * (weights + attention)
 
 
 def batch(batch_size: int, seq_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -23,16 +41,19 @@ def batch(batch_size: int, seq_length: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, random.integers(0, 2, batch_size, dtype=np.int32)
 
 
-def bert_tf_step(ids: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+def bert_tf_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], float]:
     """This project."""
     import tensorflow as tf
 
     import bert_tf
+    from bert_tf.distribution import DTYPE_POLICIES
     from bert_tf.losses import Loss, examples_weight, single_label_loss
     from bert_tf.training import TrainStep
 
     model = bert_tf.BertClassifier(
-        bert_tf.BertConfig(vocab_size=VOCAB_SIZE, type_vocab_size=2), num_labels=2
+        bert_tf.BertConfig(vocab_size=VOCAB_SIZE, type_vocab_size=2),
+        num_labels=2,
+        dtype=DTYPE_POLICIES[precision],
     )
     optimizer = bert_tf.create_optimizer(5e-5, 1000, 100)
     loss = Loss(
@@ -50,17 +71,18 @@ def bert_tf_step(ids: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
     return lambda: float(function(features)["loss"])
 
 
-def keras_hub_step(ids: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+def keras_hub_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], float]:
     """keras-hub's BertTextClassifier under Keras' own training step."""
     import keras
     import keras_hub
 
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=VOCAB_SIZE,
-        num_layers=12,
+        num_layers=NUM_LAYERS,
         num_heads=12,
-        hidden_dim=768,
-        intermediate_dim=3072,
+        hidden_dim=HIDDEN_SIZE,
+        intermediate_dim=INTERMEDIATE_SIZE,
         dropout=0.1,
         max_sequence_length=512,
     )
@@ -80,13 +102,15 @@ def keras_hub_step(ids: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
     return lambda: float(np.ravel(model.train_on_batch(inputs, labels))[0])
 
 
-def model_garden_step(ids: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+def model_garden_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], float]:
     """Model Garden's BertEncoderV2 and BertClassifier with its AdamWeightDecay."""
     import tensorflow as tf
     import tf_keras
     from official.modeling.optimization.legacy_adamw import AdamWeightDecay
     from official.nlp.modeling import models, networks
 
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    tf_keras.mixed_precision.set_global_policy(policy)
     network = networks.BertEncoderV2(vocab_size=VOCAB_SIZE, max_sequence_length=512)
     model = models.BertClassifier(network, num_classes=2)
     optimizer = AdamWeightDecay(
@@ -122,31 +146,99 @@ CONTENDERS = {
 }
 
 
+def product(precision: str) -> Callable[[], float]:
+    """One product of MATRICES in TensorFlow; returns a value of it."""
+    import tensorflow as tf
+
+    m, k, n = MATRICES
+    random = np.random.default_rng(0)
+    a, b = (tf.constant(random.normal(size=shape), precision) for shape in ((m, k), (k, n)))
+    multiply = tf.function(lambda: tf.matmul(a, b))
+    return lambda: float(multiply()[0, 0])
+
+
+def median_seconds(call: Callable[[], object], times: int) -> float:
+    """Of one call."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def kernel_shares(step: Callable[[], float]) -> dict[str, float]:
+    """Kind of operation -> its share of the time that all kernels of a step take."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = tf.profiler.experimental.ProfilerOptions(
+            host_tracer_level=2, python_tracer_level=0
+        )
+        with tf.profiler.experimental.Profile(folder, options):
+            step()
+        [path] = pathlib.Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    taken: collections.Counter[str] = collections.Counter()
+    for plane in space.planes:
+        names = {number: found.name for number, found in plane.event_metadata.items()}
+        for line in plane.lines:
+            for event in line.events:
+                # A kernel's event has the node's name and its kind, "bert/…:MatMul"; that of what
+                # runs the graph has a double colon.
+                node, _, kind = names[event.metadata_id].rpartition(":")
+                if node and not node.endswith(":") and kind.lstrip("_")[:1].isupper():
+                    taken[kind] += event.duration_ps
+    return {kind: ps / taken.total() for kind, ps in taken.most_common()}
+
+
+def report(lines: dict[str, list[str]], options: argparse.Namespace) -> None:
+    """Prints the table, and what of the machine's rate a step reaches."""
+    seconds = {name: [json.loads(line)["seconds"] for line in lines[name]] for name in CONTENDERS}
+    unit = f"seconds per step of {options.batch_size} x {options.seq_length}, {options.precision}"
+    print_report("train_step", seconds, unit, smaller_is_better=True)
+    flops = step_flops(options.batch_size, options.seq_length)
+    products = [json.loads(line)["seconds"] for line in lines["product"]]
+    m, k, n = MATRICES
+    rate = 2.0 * m * k * n / statistics.median(products)
+    print(f"the machine multiplies {m} x {k} and {k} x {n} at {rate / 1e9:.0f} GFLOP/s")
+    for name, found in seconds.items():
+        reached = flops / statistics.median(found)
+        print(f"  {name:24} {reached / 1e9:8.0f} GFLOP/s in its step, {reached / rate:.0%} of that")
+    shares = json.loads(lines["bert_tf"][-1])["shares"]
+    most = [f"{kind} {share:.1%}" for kind, share in list(shares.items())[:12]]
+    print(f"where bert_tf's step goes (of its kernels' time): {', '.join(most)}")
+
+
 def main() -> None:
     """Parses the arguments and runs one contender, or all of them in turns."""
     parser = argparse.ArgumentParser(prog="tools/bench train_step", description=__doc__)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seq_length", type=int, default=128)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=5, help="timed steps in each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    names = [*CONTENDERS, "product"]
+    parser.add_argument("--contender", choices=names, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is None:
-        names = ("batch_size", "seq_length", "steps")
-        arguments = tuple(f"--{name}={getattr(options, name)}" for name in names)
-        rounds = measure_in_turns(__file__, list(CONTENDERS), options.rounds, arguments)
-        unit = f"seconds per step of {options.batch_size} x {options.seq_length}"
-        print_report("train_step", rounds, unit, smaller_is_better=True)
+        given = ("batch_size", "seq_length", "precision", "steps")
+        arguments = tuple(f"--{name}={getattr(options, name)}" for name in given)
+        report(last_lines_in_turns(__file__, names, options.rounds, arguments), options)
         return
-    step = CONTENDERS[options.contender](*batch(options.batch_size, options.seq_length))
+    if options.contender == "product":
+        call, times = product(options.precision), 50
+    else:
+        inputs = batch(options.batch_size, options.seq_length)
+        call = CONTENDERS[options.contender](*inputs, options.precision)
+        times = options.steps
     for _ in range(2):  # tracing, then warm caches
-        step()
-    seconds = []
-    for _ in range(options.steps):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    print(statistics.median(seconds))
+        call()
+    found: dict[str, object] = {"seconds": median_seconds(call, times)}
+    if options.contender == "bert_tf":
+        found["shares"] = kernel_shares(call)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
