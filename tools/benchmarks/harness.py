@@ -1,5 +1,6 @@
 """Runs the contenders of a benchmark in turns and reports their ratios."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+from importlib import metadata
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -60,13 +62,14 @@ def last_lines_in_turns(
 def print_report(
     benchmark: str, figures: dict[str, list[float]], unit: str, *, smaller_is_better: bool
 ) -> None:
-    """Prints a table with ratios of the first contender to each, then the same as one JSON line.
+    """Prints a table in Markdown, with ratios of the first contender to each, and one line of JSON.
 
     A ratio is taken round by round, then its median: above 1, the first contender is faster.
     """
     first = next(iter(figures))
     rows = {}
-    print(f"{benchmark}: {unit}, median of {len(figures[first])} rounds, on {machine()}")
+    print(f"{benchmark}: {unit}, median of {len(figures[first])} rounds, on {machine()}\n")
+    print(f"| | median | range | {first} is so many times as fast |\n|---|---|---|---|")
     for name, values in figures.items():
         ratios = [
             theirs / ours if smaller_is_better else ours / theirs
@@ -82,12 +85,11 @@ def print_report(
         }
         row = rows[name]
         print(
-            f"  {name:24} {row['median']:12.4g}  ({row['min']:.4g} to {row['max']:.4g})"
-            f"   {first} is {row['ratio']:.2f} times as fast"
-            f" ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
+            f"| {name} | {row['median']:.4g} | {row['min']:.4g} – {row['max']:.4g} "
+            f"| {row['ratio']:.2f} ({row['ratio_min']:.2f} – {row['ratio_max']:.2f}) |"
         )
     report = {"benchmark": benchmark, "unit": unit, "machine": machine(), "contenders": rows}
-    print(json.dumps(report))
+    print(f"\n{json.dumps(report)}")
 
 
 def peak_memory(process: int | str = "self") -> float | None:
@@ -104,7 +106,7 @@ def peak_memory(process: int | str = "self") -> float | None:
 
 
 def machine() -> str:
-    """The processor's name, its cores and the Python version."""
+    """The processor's name, its cores, and the versions of what is measured."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     names = [
         line.split(":", 1)[1].strip()
@@ -112,4 +114,8 @@ def machine() -> str:
         if line.startswith("model name")
     ]
     name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("tensorflow", "keras-hub", "tf-models-official", "torch", "onnxruntime"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    return f"{name}, {os.cpu_count()} cores, {', '.join(versions)}"
