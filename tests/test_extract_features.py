@@ -409,9 +409,9 @@ def test_other_options_are_refused(released, task, options, message):
 
 def test_only_vectors_are_compared(released):
     predictor = Predictor.load(released, task="fill_mask")
-    with pytest.raises(InputError, match=r'search compares .* model with task="features"'):
+    with pytest.raises(InputError, match=r'search compares .* with task="features"'):
         predictor.search(["a"], ["a"])
-    with pytest.raises(InputError, match=r'similarity compares .* model with task="features"'):
+    with pytest.raises(InputError, match=r'similarity compares .* with task="features"'):
         predictor.similarity([("a", "b")])
 
 

@@ -85,7 +85,11 @@ def run(program, folder, *requests):
         [program, folder, responses, mapped, *requests],
         capture_output=True,
         text=True,
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"},  # and nothing that would lead it to Python's packages
+        # The same arithmetic as here, and nothing that would lead it to Python's packages.
+        env={
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_ENABLE_ONEDNN_OPTS": os.environ["TF_ENABLE_ONEDNN_OPTS"],
+        },
         timeout=300,
     )
     if finished.returncode:
@@ -187,8 +191,7 @@ def test_answers_are_those_of_predictor(served):
         for question, answer, other in zip(asked, found, expected, strict=True):
             said = {key: value for key, value in other.items() if key in answer}
             assert set(other) - set(said) <= set(serving_tasks.ORDER), question
-            pair = (serving_tasks.decided(served.task, one) for one in (answer, said))
-            serving_tasks.assert_same(*pair, repr(question))
+            serving_tasks.assert_same(answer, said, repr(question))
             compared += 1
     assert compared > 50
 
@@ -219,7 +222,7 @@ def test_every_signature_gives_what_it_gives_in_python(served):
             # Each output has a row for each example, as batching needs it.
             assert len(outputs[key]) == len(next(iter(inputs.values()))), (name, key)
             if value.dtype.is_floating:
-                np.testing.assert_allclose(outputs[key], value, rtol=0, atol=1e-5)
+                np.testing.assert_allclose(outputs[key], value, rtol=1e-5, atol=1e-5)
             else:
                 np.testing.assert_array_equal(outputs[key], value)
 
