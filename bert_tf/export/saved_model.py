@@ -18,8 +18,10 @@ from bert_tf.export.served_model import (
     EXAMPLES,
     EXTRA,
     ServedModel,
+    Signature,
     of_examples,
     saveable,
+    trace,
 )
 from bert_tf.export.warm_up import WARM_UP, write_warm_up
 from bert_tf.output_file import whole_folder
@@ -101,8 +103,12 @@ def write_saved_model(
     Returns:
         The traced functions by name.
     """
-    signatures = {**served.signatures, EXAMPLES: of_examples(served.signatures[DEFAULT])}
-    module, traced = saveable(signatures, batch_size)
+    module, traced = saveable(served.signatures, batch_size)
+    # It calls the other, whose graph is there once.
+    default = Signature(
+        served.signatures[DEFAULT].inputs, lambda inputs: dict(traced[DEFAULT](**inputs))
+    )
+    traced[EXAMPLES] = trace(of_examples(default), batch_size)
     save(module, folder, traced)
     extra = folder / EXTRA
     extra.mkdir(exist_ok=True)

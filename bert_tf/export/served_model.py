@@ -105,14 +105,15 @@ def saveable(
         the traced functions by name. What a session loads (as TF Serving does) must be variables
         of such a module: Keras's own are not found there.
     """
-    traced = {name: _traced(signature, batch_size) for name, signature in signatures.items()}
+    traced = {name: trace(signature, batch_size) for name, signature in signatures.items()}
     module = tf.Module(name="served_model")
     weights = {id(v): v for function in traced.values() for v in function.variables}
     module.weights = list(weights.values())
     return module, traced
 
 
-def _traced(signature: Signature, batch_size: int | None) -> Any:
+def trace(signature: Signature, batch_size: int | None) -> Any:
+    """A signature's function as a graph, for any batch size or for one."""
     specs = {
         name: tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name)
         for name, spec in signature.inputs.items()
