@@ -57,7 +57,9 @@ def write(module: tf.Module, function: Any, settings: Export, path: pathlib.Path
         if settings.precision == "int8":
             logging.disable(logging.WARNING)  # it would have the graph optimized first; it is
             try:
-                quantize_dynamic(exact, path)
+                # A scale for each output of a product; and 7 bits, as sums of 8 x 8 bits overflow
+                # on processors without VNNI.
+                quantize_dynamic(exact, path, per_channel=True, reduce_range=True)
             finally:
                 logging.disable(logging.NOTSET)
         else:
