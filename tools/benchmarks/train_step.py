@@ -23,6 +23,9 @@ VOCAB_SIZE = 30522
 NUM_LAYERS, HIDDEN_SIZE, INTERMEDIATE_SIZE = 12, 768, 3072
 MATRICES = (1024, HIDDEN_SIZE, INTERMEDIATE_SIZE)  # m, k, n of the product that gives the rate
 
+# What all contenders call them.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
 
 def step_flops(batch_size: int, seq_length: int) -> float:
     """Floating-point operations of a step's matrix products: 2 for each multiply-add.
@@ -46,14 +49,13 @@ def bert_tf_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callabl
     import tensorflow as tf
 
     import bert_tf
-    from bert_tf.distribution import DTYPE_POLICIES
     from bert_tf.losses import Loss, examples_weight, single_label_loss
     from bert_tf.training import TrainStep
 
     model = bert_tf.BertClassifier(
         bert_tf.BertConfig(vocab_size=VOCAB_SIZE, type_vocab_size=2),
         num_labels=2,
-        dtype=DTYPE_POLICIES[precision],
+        dtype=POLICIES[precision],
     )
     optimizer = bert_tf.create_optimizer(5e-5, 1000, 100)
     loss = Loss(
@@ -76,7 +78,7 @@ def keras_hub_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Calla
     import keras
     import keras_hub
 
-    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    keras.config.set_dtype_policy(POLICIES[precision])
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=VOCAB_SIZE,
         num_layers=NUM_LAYERS,
@@ -109,8 +111,7 @@ def model_garden_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Ca
     from official.modeling.optimization.legacy_adamw import AdamWeightDecay
     from official.nlp.modeling import models, networks
 
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
-    tf_keras.mixed_precision.set_global_policy(policy)
+    tf_keras.mixed_precision.set_global_policy(POLICIES[precision])
     network = networks.BertEncoderV2(vocab_size=VOCAB_SIZE, max_sequence_length=512)
     model = models.BertClassifier(network, num_classes=2)
     optimizer = AdamWeightDecay(
@@ -216,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/bench train_step", description=__doc__)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seq_length", type=int, default=128)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precision", choices=POLICIES, default="float32")
     parser.add_argument("--steps", type=int, default=5, help="timed steps in each round")
     parser.add_argument("--rounds", type=int, default=3)
     names = [*CONTENDERS, "product"]
