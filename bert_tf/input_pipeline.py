@@ -196,6 +196,31 @@ def batches(
     return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
+def filled(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Makes all batches of one size, for shapes that are fixed (TPU, XLA): what is added is zeros.
+
+    Args:
+        dataset: dicts of tensors whose first axis is the batch's, at most ``batch_size`` long.
+        batch_size: B.
+
+    Returns:
+        A dataset of the same, with ``example_weights`` float32 [B]: 0 for what was added, whose
+        ``example_ids`` are -1.
+    """
+
+    def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        size = tf.shape(batch["input_ids"])[0]
+        whole = {}
+        for name, value in batch.items():
+            paddings = tf.pad([[0, batch_size - size]], [[0, value.shape.rank - 1], [0, 0]])
+            nothing = -1 if name == "example_ids" else 0
+            padded = tf.pad(value, paddings, constant_values=nothing)
+            whole[name] = tf.ensure_shape(padded, [batch_size, *value.shape[1:]])
+        return whole | {"example_weights": tf.sequence_mask(size, batch_size, tf.float32)}
+
+    return dataset.map(fill)
+
+
 def shared_batches(features: Features, plan: np.ndarray, seq_length: int) -> tf.data.Dataset:
     """Gathers the planned batches, several examples to a row; all shapes are fixed.
 

@@ -5,8 +5,8 @@ A loss is kept as (total, weight) so that the training step can divide by the we
 targets alone: it is known before the model runs.
 
 Axes: B = batch_size, S = seq_length, P = max_predictions_per_seq, V = vocab_size, L = num_labels,
-W = words of a row. Where examples share rows, B is the number of places for one, R rows of K, and
-those that hold none have the weight 0.
+W = words of a row. Where examples share rows, B is the number of places for one, R rows of K. What
+holds none has the weight 0, as has what fills a batch up.
 """
 
 from collections.abc import Callable
@@ -148,7 +148,11 @@ def crf_loss(
 
 
 def span_loss(
-    logits: tf.Tensor, start_positions: tf.Tensor, end_positions: tf.Tensor, mask: tf.Tensor
+    logits: tf.Tensor,
+    start_positions: tf.Tensor,
+    end_positions: tf.Tensor,
+    mask: tf.Tensor,
+    weights: tf.Tensor | None = None,
 ) -> LossTerm:
     """Mean negative log-likelihood of each row's first and last piece of the answer.
 
@@ -160,13 +164,16 @@ def span_loss(
         start_positions: int32 [B].
         end_positions: int32 [B].
         mask: int32 [B, S], 0 for padding.
+        weights: float32 [B], of the rows; by default 1 each.
     """
     logits = tf.where(mask[:, :, tf.newaxis] > 0, tf.cast(logits, tf.float32), -1e9)
     nll = [
         tf.nn.sparse_softmax_cross_entropy_with_logits(positions, logits[:, :, side])
         for side, positions in enumerate((start_positions, end_positions))
     ]
-    return LossTerm(tf.reduce_sum(tf.add_n(nll)) / 2.0, examples_weight(start_positions))
+    return LossTerm(
+        _weighted_sum(tf.add_n(nll), weights) / 2.0, examples_weight(start_positions, weights)
+    )
 
 
 def words_weight(lengths: tf.Tensor) -> tf.Tensor:
@@ -186,16 +193,17 @@ def of_examples(batch: Batch, name: str) -> tuple[tf.Tensor, tf.Tensor | None]:
     """What a batch has of its examples, and their weights, wherever they are.
 
     Args:
-        batch: where examples share rows, with ``example_weights`` float32 [R, K].
+        batch: where examples share rows, with ``example_weights`` float32 [R, K]; where it is
+            filled up, float32 [B].
         name: of what [B, …], or [R, K, …] where examples share rows.
 
     Returns:
-        It [B, …], and the weights, float32 [B]: None where each example has a row of its own. B is
-        R * K, as it is for a model's pooled output.
+        It [B, …], and the weights, float32 [B]: None where all of them are 1. B is R * K where
+        examples share rows, as it is for a model's pooled output.
     """
     values, weights = batch[name], batch.get("example_weights")
-    if weights is None:
-        return values, None
+    if weights is None or weights.shape.rank == 1:
+        return values, weights
     shape = tf.concat([[-1], tf.shape(values)[2:]], axis=0)
     return tf.reshape(values, shape), tf.reshape(weights, [-1])
 

@@ -14,6 +14,7 @@ from bert_tf.input_pipeline import (
     Features,
     batches,
     evaluation_plan,
+    filled,
     shared_batches,
     training_plan,
 )
@@ -180,6 +181,21 @@ def test_the_last_batch_of_an_evaluation_is_smaller(features):
         seen += batch["example_ids"].tolist()
     assert len(batch["example_ids"]) == 3
     assert sorted(seen) == list(range(23))
+
+
+def test_batches_of_one_size_are_filled_up_with_zeros(features):
+    plan = evaluation_plan(features.texts.input_ids.lengths, 5)
+    as_they_come = batches(features, plan, fixed_length=32)
+    whole = filled(as_they_come, 5)
+    for name, spec in as_they_come.element_spec.items():
+        assert whole.element_spec[name].shape.as_list() == [5, *spec.shape[1:]]
+    for batch, smaller in zip(whole, as_they_come, strict=True):
+        size = len(smaller["example_ids"])
+        assert batch["example_weights"].numpy().tolist() == [1.0] * size + [0.0] * (5 - size)
+        for name, values in smaller.items():
+            np.testing.assert_array_equal(batch[name][:size], values)
+            assert (batch[name][size:].numpy() == (-1 if name == "example_ids" else 0)).all()
+    assert size == 3
 
 
 def test_examples_of_an_evaluation_stay_in_their_window():

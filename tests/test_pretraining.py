@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,7 +31,7 @@ from bert_tf.predictor import Predictor
 from bert_tf.random_bits import key_of_seed, random_bits
 from bert_tf.tasks import pretraining
 from bert_tf.tasks.pretraining_batches import PretrainingBatches
-from bert_tf.tasks.pretraining_objective import Objective
+from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.tfrecord import encode_records, frame_records, pretraining_schema
 from bert_tf.tokenization import Vocabulary
 
@@ -531,6 +532,22 @@ def test_dynamic_masks_are_new_in_each_epoch_and_fixed_in_evaluation(world):
     np.testing.assert_array_equal(
         stacked(PretrainingBatches(other, CONFIG, vocabulary).evaluation(), "input_ids"), evaluated
     )
+
+
+@pytest.mark.parametrize(("masking", "rate"), [("static", 0.15), ("dynamic", 0.3)])
+def test_evaluation_on_a_tpu_has_batches_of_one_size_and_the_same_values(world, masking, rate):
+    vocabulary = Vocabulary(world / "vocab.txt")
+    keras.utils.set_random_seed(6)
+    evaluator = PretrainingEvaluator(BertPretrainer(CONFIG), Objective(next_sentence=True))
+    results = []
+    for on_tpu in (False, True):
+        settings = settings_of(world, masking, masked_lm_prob=rate, use_tpu=on_tpu)
+        batches = PretrainingBatches(settings, CONFIG, vocabulary)
+        dataset = batches.evaluation()
+        sizes = [len(batch["input_ids"]) for batch in dataset]
+        assert sizes == [*[4] * 12, 4 if on_tpu else 3]  # 51 records
+        results.append(evaluator(dataset, batches.num_evaluation_batches))
+    assert results[1] == pytest.approx(results[0], rel=1e-6)
 
 
 def test_without_next_sentences_their_head_stays_as_it_is(world, tmp_path):

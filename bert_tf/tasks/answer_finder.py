@@ -21,7 +21,14 @@ from bert_tf.context_windows import PackedWindows, pack_windows
 from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertSpanLabeler
 from bert_tf.input_pipeline import Features
-from bert_tf.losses import Batch, Loss, LossTerm, examples_weight, span_loss
+from bert_tf.losses import (
+    Batch,
+    Loss,
+    LossTerm,
+    examples_weight,
+    of_examples,
+    span_loss,
+)
 from bert_tf.packing import RaggedIds
 from bert_tf.tasks.feature_runner import FeatureRunner
 from bert_tf.tokenization import FullTokenizer, Words
@@ -110,14 +117,16 @@ class AnswerFinder:
         self.tokenizer = tokenizer
         self.model = BertSpanLabeler(config, dtype=dtype or DTYPE_POLICIES[settings.precision])
         self.loss = Loss(
-            self._terms, lambda batch: {"loss": examples_weight(batch["start_positions"])}
+            self._terms,
+            lambda batch: {"loss": examples_weight(*of_examples(batch, "start_positions"))},
         )
         self._words = Words(tokenizer.do_lower_case)
         self._run = FeatureRunner(settings, self.model, self.loss)
 
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
-        starts, ends = batch["start_positions"], batch["end_positions"]
-        return {"loss": span_loss(logits, starts, ends, batch["input_mask"])}
+        starts, weights = of_examples(batch, "start_positions")
+        mask = batch["input_mask"]
+        return {"loss": span_loss(logits, starts, batch["end_positions"], mask, weights)}
 
     def ask(
         self, questions: Sequence[str], contexts: Sequence[str], context_of: Sequence[int]

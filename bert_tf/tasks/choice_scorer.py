@@ -12,7 +12,7 @@ from bert_tf.config import BertConfig, MultipleChoice
 from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertMultipleChoice
 from bert_tf.input_pipeline import Features
-from bert_tf.losses import Loss, examples_weight, single_label_loss
+from bert_tf.losses import Loss, examples_weight, of_examples, single_label_loss
 from bert_tf.packing import RaggedIds, pack_texts, runs
 from bert_tf.tasks.choice_data import Question
 from bert_tf.tasks.feature_runner import FeatureRunner
@@ -45,8 +45,10 @@ class ChoiceScorer:
         self.tokenizer = tokenizer
         self.model = BertMultipleChoice(config, dtype=dtype or DTYPE_POLICIES[settings.precision])
         self.loss = Loss(
-            lambda logits, batch: {"loss": single_label_loss(logits, batch["label_ids"])},
-            lambda batch: {"loss": examples_weight(batch["label_ids"])},
+            lambda logits, batch: {
+                "loss": single_label_loss(logits, *of_examples(batch, "label_ids"))
+            },
+            lambda batch: {"loss": examples_weight(*of_examples(batch, "label_ids"))},
         )
         self._run = FeatureRunner(settings, self.model, self.loss)
 

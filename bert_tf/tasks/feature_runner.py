@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import FineTuning
-from bert_tf.input_pipeline import Features, batches, evaluation_plan, shared_batches
+from bert_tf.input_pipeline import Features, batches, evaluation_plan, filled, shared_batches
 from bert_tf.losses import Loss
 from bert_tf.training import Evaluation, Evaluator
 
@@ -51,5 +51,8 @@ class FeatureRunner:
             description: what the progress line calls it; None for no such line.
         """
         plan = evaluation_plan(features.lengths, batch_size)
+        dataset = self.batches(features, plan)
+        if self._settings.padded_length is not None:
+            dataset = filled(dataset, batch_size)
         evaluator = self._evaluator if features.is_labelled else self._predictor
-        return evaluator(self.batches(features, plan), len(plan), description)
+        return evaluator(dataset, len(plan), description)

@@ -11,6 +11,7 @@ import tqdm
 
 from bert_tf.config import BertConfig, Pretraining
 from bert_tf.errors import InputError
+from bert_tf.input_pipeline import filled
 from bert_tf.losses import Batch
 from bert_tf.masking import Masker, MaskingRule
 from bert_tf.random_bits import key_of_seed, random_bits
@@ -115,7 +116,7 @@ class PretrainingBatches:
         """The batches to evaluate on, the last one perhaps smaller.
 
         The original goes through the records again where there are fewer than ``max_eval_steps``
-        batches; here each counts once.
+        batches; here each counts once. A TPU gets all of one size, see ``filled``.
         """
         settings = self._settings
         assert self.held_out is not None
@@ -123,7 +124,8 @@ class PretrainingBatches:
             self.held_out, settings.eval_batch_size, settings.max_eval_steps
         )
         key = random_bits(key_of_seed(_EVALUATION_SEED), _EVALUATION_MASKS)
-        return self._masked(batches, key, 0, settings.eval_batch_size)
+        masked = self._masked(batches, key, 0, settings.eval_batch_size)
+        return filled(masked, settings.eval_batch_size) if settings.on_tpu else masked
 
     @property
     def num_evaluation_batches(self) -> int:
