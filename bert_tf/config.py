@@ -179,8 +179,8 @@ class Devices:
     )
     xla: bool = setting(
         False,
-        "Whether a training step is compiled by XLA, once for each length of a batch; see "
-        "fixed_length. On a TPU it is so in any case.",
+        "Whether a training step is compiled by XLA, before the first step, once for each length "
+        "of a batch; see fixed_length. On a TPU it is so in any case.",
     )
     strategy: str = setting(
         "auto",

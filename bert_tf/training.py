@@ -25,6 +25,7 @@ import tqdm
 
 from bert_tf import run_folder
 from bert_tf.checkpoint import ResumePoints
+from bert_tf.compiled_step import CompiledStep
 from bert_tf.errors import InputError, listed
 from bert_tf.losses import Batch, Loss, LossTerm
 from bert_tf.modeling import BertModel
@@ -262,9 +263,7 @@ class Trainer(orbit.StandardTrainer):
     def __init__(self, step: TrainStep, names: tuple[str, ...], *, xla: bool = False) -> None:
         super().__init__(train_dataset=None)  # the controller restores the step that it starts at
         self._step = step
-        self._replica_step = self._one_step
-        if xla:
-            self._replica_step = tf.function(self._one_step, autograph=False, jit_compile=True)
+        self._replica_step = CompiledStep(self._one_step) if xla else self._one_step
         self._last = {name: tf.Variable(0.0, trainable=False) for name in names}
         self._num_tokens = tf.Variable(0, trainable=False, dtype=tf.int64)
 
@@ -272,6 +271,20 @@ class Trainer(orbit.StandardTrainer):
     def num_tokens(self) -> int:
         """Tokens without padding of all batches so far."""
         return int(self._num_tokens.numpy())
+
+    def compile_ahead(self, dataset: tf.data.Dataset, *, shows_progress: bool) -> Iterator[None]:
+        """What there is to do before the first of these batches; nothing without XLA.
+
+        Yields:
+            Now and then, with all weights as they were.
+        """
+        if isinstance(self._replica_step, CompiledStep):
+            step = self._step
+            changed = [*step.model.variables, *step.optimizer.variables]
+            variables = [variable.value for variable in changed]
+            variables += [] if step.loss_scale is None else step.loss_scale.variables
+            interval = progress_interval() if shows_progress else None
+            yield from self._replica_step.compile_ahead(dataset, variables, interval)
 
     def create_train_loop_fn(self) -> Callable[[Any, tf.Tensor], None]:
         """Some steps as one graph, so that the host looks in once per loop.
@@ -583,6 +596,8 @@ def train(
                 _smaller_step(step),
             ),
         ):
+            for _ in trainer.compile_ahead(dataset_from(first_step), shows_progress=writes):
+                stop_if_asked(first_step)
             controller.train(num_train_steps)
             stop_if_asked(num_train_steps)
 
@@ -666,7 +681,8 @@ class Evaluator:
         """Evaluates a data set.
 
         Args:
-            dataset: batches with ``example_ids``; those of all batches are 0 … n - 1.
+            dataset: batches with ``example_ids``; those of all batches are 0 … n - 1, each once,
+                and -1, which stands for no example.
             num_batches: how many.
             description: what the progress line calls it; None for no such line.
         """
@@ -693,12 +709,14 @@ class Evaluator:
         """As a call, but what has been yielded is not kept.
 
         Yields:
-            ``example_ids`` int64 [B], their outputs, float32 [B, …], and the loss's parts.
+            ``example_ids`` int64 [B], their outputs, float32 [B, …], and the loss's parts; B is
+            without what is no example.
         """
         for batch, parts in evaluated_batches(self._forward, dataset, num_batches, description):
             example_ids = np.split(batch["example_ids"].numpy(), len(parts))
             for ids, (outputs, terms) in zip(example_ids, parts, strict=True):
-                yield ids, outputs, terms
+                is_example = ids >= 0
+                yield ids[is_example], outputs[is_example], terms
 
 
 def evaluated_batches(

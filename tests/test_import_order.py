@@ -71,6 +71,7 @@ ORDER = (
     "termination",
     "out_of_memory",
     "tensorboard_file",
+    "compiled_step",
     "training",
     "training_plot",
     "tasks",
