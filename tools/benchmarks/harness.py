@@ -1,5 +1,6 @@
 """Runs the contenders of a benchmark in turns and reports their ratios."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -12,6 +13,35 @@ import sys
 from importlib import metadata
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+
+_COUNT_GPUS = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device``, which ``choose_device`` takes."""
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="what all contenders run on"
+    )
+
+
+def choose_device(device: str) -> None:
+    """Hides the GPUs from this process and all that it starts; or all but one, which there must be.
+
+    Raises:
+        SystemExit: if TensorFlow finds none.
+    """
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        return
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    counted = subprocess.run(
+        [sys.executable, "-c", _COUNT_GPUS], stdout=subprocess.PIPE, text=True, check=True
+    )
+    if int(counted.stdout) < 1:
+        raise SystemExit(
+            "--device=gpu: TensorFlow finds no GPU here; it needs one of NVIDIA's, with CUDA "
+            '(pip install "tensorflow[and-cuda]~=2.20.0")'
+        )
 
 
 def measure_in_turns(
@@ -106,7 +136,7 @@ def peak_memory(process: int | str = "self") -> float | None:
 
 
 def machine() -> str:
-    """The processor's name, its cores, and the versions of what is measured."""
+    """The processor's name, its cores, the GPUs that are used, and the versions of libraries."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     names = [
         line.split(":", 1)[1].strip()
@@ -118,4 +148,15 @@ def machine() -> str:
     for package in ("tensorflow", "keras-hub", "tf-models-official", "torch", "onnxruntime"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{package} {metadata.version(package)}")
-    return f"{name}, {os.cpu_count()} cores, {', '.join(versions)}"
+    return ", ".join([name, f"{os.cpu_count()} cores", *_gpus(), *versions])
+
+
+def _gpus() -> list[str]:
+    """Their names; none where ``choose_device`` hides them."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "-1":
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        found = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        return found.strip().splitlines()
+    return []

@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 
 from finetune import BATCH_SIZE, run_bert_tf
-from harness import REPOSITORY, measure_in_turns, print_report
+from harness import REPOSITORY, add_device, choose_device, measure_in_turns, print_report
 
 CONTENDERS = {
     "pack_examples": ["--pack_examples"],
@@ -30,6 +30,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", default=str(default), help=what)
     parser.add_argument("--num_train_epochs", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
+    add_device(parser)
+    parser.set_defaults(task_name="MRPC", precision="float32")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is not None:
@@ -37,6 +39,7 @@ def main() -> None:
             output = pathlib.Path(temporary) / "output"
             print(run_bert_tf(options, output, *CONTENDERS[options.contender]))
         return
+    choose_device(options.device)
     names = ("data_dir", "checkpoint", "num_train_epochs")
     arguments = tuple(f"--{name}={getattr(options, name)}" for name in names)
     figures = measure_in_turns(__file__, list(CONTENDERS), options.rounds, arguments)

@@ -68,12 +68,22 @@ def make_loader(features: list[Any], batch_size: int, by_length: bool, collate: 
     )
 
 
-def train(model: Any, loader: Any, num_steps: int, learning_rate: float) -> float:
+def device_of_peer() -> str:
+    """PyTorch's name of what ``choose_device`` left to it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train(
+    model: Any, loader: Any, num_steps: int, learning_rate: float, precision: str = "float32"
+) -> float:
     """Trains a model of transformers with the recipe's AdamW; returns batches per second."""
     import torch
     import transformers
 
-    model.train()
+    device = device_of_peer()
+    model.to(device).train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]  # biases and LayerNorm
     optimizer = torch.optim.AdamW(
@@ -86,7 +96,9 @@ def train(model: Any, loader: Any, num_steps: int, learning_rate: float) -> floa
     step, start = 0, 0.0
     while step < num_steps:
         for batch in loader:
-            loss = model(**batch).loss
+            inputs = {name: values.to(device) for name, values in batch.items()}
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = model(**inputs).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -19,9 +19,10 @@ import tempfile
 import time
 from typing import Any
 
-from harness import REPOSITORY, last_lines_in_turns, print_report
+from harness import REPOSITORY, add_device, choose_device, last_lines_in_turns, print_report
 from pytorch_peer import (
     STARTUP_STEPS,
+    device_of_peer,
     logged_rate,
     make_loader,
     note_on_mkl,
@@ -119,7 +120,8 @@ def train_with_pytorch(options: argparse.Namespace) -> dict[str, float]:
         for first in range(0, len(order), BATCH_SIZE):
             rows = order[first : first + BATCH_SIZE]
             batch = collate([features["dev"][row] for row in rows])
-            best = model(**batch).logits.argmax(-1)
+            inputs = {name: values.to(device_of_peer()) for name, values in batch.items()}
+            best = model(**inputs).logits.argmax(-1).cpu()
             for row, ids, wanted in zip(rows, best, batch["labels"], strict=True):
                 tags = [labels[number] for number in ids[wanted != IGNORED]]
                 missing = len(sentences["dev"][row]["tags"]) - len(tags)
@@ -193,9 +195,13 @@ def main() -> None:
         default=str(shared / "checkpoints" / "uncased_L-6_H-384_A-12"),
         help="folder of the original's layout",
     )
+    parser.add_argument(
+        "--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="run these only"
+    )
     parser.add_argument("--num_sentences", type=int, help="train on the first so many only")
     parser.add_argument("--num_train_epochs", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
+    add_device(parser)
     parser.add_argument(
         "--peer_python", default=sys.executable, help="a Python with torch, transformers, seqeval"
     )
@@ -213,6 +219,7 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
 
+    choose_device(options.device)
     with tempfile.TemporaryDirectory() as temporary:
         peer_folder, data_dir = (pathlib.Path(temporary) / name for name in ("peer", "data"))
         peer_folder.mkdir()
@@ -225,7 +232,9 @@ def main() -> None:
         arguments = [f"--data_dir={data_dir}", f"--checkpoint={options.checkpoint}"]
         arguments += [f"--num_train_epochs={options.num_train_epochs}"]
         arguments += [f"--peer_python={options.peer_python}", f"--peer_folder={peer_folder}"]
-        lines = last_lines_in_turns(__file__, list(CONTENDERS), options.rounds, tuple(arguments))
+        lines = last_lines_in_turns(
+            __file__, list(options.contenders), options.rounds, tuple(arguments)
+        )
     results = {name: [json.loads(line) for line in found] for name, found in lines.items()}
     name = pathlib.Path(options.checkpoint).name
     print(f"{num_steps} steps of {BATCH_SIZE} of {num_sentences} sentences, {name}")

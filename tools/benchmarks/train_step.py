@@ -1,10 +1,10 @@
 """Times one fixed-shape training step of BERT BASE here and in two peers.
 
 Each contender takes real steps (forward, backward, clipping at global norm 1, its own Adam with
-weight decay, dropout 0.1) of a two-class classifier on the same random batch, graph mode without
-XLA (which is slower on CPU), in a process of its own; the processes take turns. In the same turns
-the machine's rate of multiplying matrices is measured; how much of it a step reaches, and which
-operations take this project's time, is said below the table.
+weight decay, dropout 0.1) of a two-class classifier on the same random batch, graph mode, with
+``--xla`` compiled (which is slower on CPU), in a process of its own; the processes take turns. In
+the same turns the machine's rate of multiplying matrices is measured; how much of it a step
+reaches, and on a CPU which operations take this project's time, is said below the table.
 """
 
 import argparse
@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from harness import last_lines_in_turns, print_report
+from harness import add_device, choose_device, last_lines_in_turns, print_report
 
 VOCAB_SIZE = 30522
 NUM_LAYERS, HIDDEN_SIZE, INTERMEDIATE_SIZE = 12, 768, 3072
-MATRICES = (1024, HIDDEN_SIZE, INTERMEDIATE_SIZE)  # m, k, n of the product that gives the rate
+# m, k, n of the product that gives the rate: of a step's own size, or what keeps a GPU busy.
+MATRICES = {"cpu": (1024, HIDDEN_SIZE, INTERMEDIATE_SIZE), "gpu": (8192, 8192, 8192)}
 
 # What all contenders call them.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -44,7 +45,9 @@ def batch(batch_size: int, seq_length: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, random.integers(0, 2, batch_size, dtype=np.int32)
 
 
-def bert_tf_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], float]:
+def bert_tf_step(
+    ids: np.ndarray, labels: np.ndarray, precision: str, xla: bool
+) -> Callable[[], float]:
     """This project."""
     import tensorflow as tf
 
@@ -69,11 +72,13 @@ def bert_tf_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callabl
         "segment_ids": tf.zeros_like(ids),
         "label_ids": tf.constant(labels),
     }
-    function = tf.function(step)
+    function = tf.function(step, jit_compile=xla)
     return lambda: float(function(features)["loss"])
 
 
-def keras_hub_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], float]:
+def keras_hub_step(
+    ids: np.ndarray, labels: np.ndarray, precision: str, xla: bool
+) -> Callable[[], float]:
     """keras-hub's BertTextClassifier under Keras' own training step."""
     import keras
     import keras_hub
@@ -94,7 +99,7 @@ def keras_hub_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Calla
     model.compile(
         optimizer=keras.optimizers.AdamW(5e-5, weight_decay=0.01, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
+        jit_compile=xla,
     )
     inputs = {
         "token_ids": ids,
@@ -104,7 +109,9 @@ def keras_hub_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Calla
     return lambda: float(np.ravel(model.train_on_batch(inputs, labels))[0])
 
 
-def model_garden_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], float]:
+def model_garden_step(
+    ids: np.ndarray, labels: np.ndarray, precision: str, xla: bool
+) -> Callable[[], float]:
     """Model Garden's BertEncoderV2 and BertClassifier with its AdamWeightDecay."""
     import tensorflow as tf
     import tf_keras
@@ -128,7 +135,7 @@ def model_garden_step(ids: np.ndarray, labels: np.ndarray, precision: str) -> Ca
     }
     targets = tf.constant(labels)
 
-    @tf.function
+    @tf.function(jit_compile=xla)
     def step() -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = loss_function(targets, model(inputs, training=True))
@@ -147,11 +154,11 @@ CONTENDERS = {
 }
 
 
-def product(precision: str) -> Callable[[], float]:
-    """One product of MATRICES in TensorFlow; returns a value of it."""
+def product(device: str, precision: str) -> Callable[[], float]:
+    """One product of the device's MATRICES in TensorFlow; returns a value of it."""
     import tensorflow as tf
 
-    m, k, n = MATRICES
+    m, k, n = MATRICES[device]
     random = np.random.default_rng(0)
     a, b = (tf.constant(random.normal(size=shape), precision) for shape in ((m, k), (k, n)))
     multiply = tf.function(lambda: tf.matmul(a, b))
@@ -198,18 +205,19 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> None:
     """Prints the table, and what of the machine's rate a step reaches."""
     seconds = {name: [json.loads(line)["seconds"] for line in lines[name]] for name in CONTENDERS}
     unit = f"seconds per step of {options.batch_size} x {options.seq_length}, {options.precision}"
+    unit += ", XLA" * options.xla
     print_report("train_step", seconds, unit, smaller_is_better=True)
     flops = step_flops(options.batch_size, options.seq_length)
     products = [json.loads(line)["seconds"] for line in lines["product"]]
-    m, k, n = MATRICES
+    m, k, n = MATRICES[options.device]
     rate = 2.0 * m * k * n / statistics.median(products)
     print(f"the machine multiplies {m} x {k} and {k} x {n} at {rate / 1e9:.0f} GFLOP/s")
     for name, found in seconds.items():
         reached = flops / statistics.median(found)
         print(f"  {name:24} {reached / 1e9:8.0f} GFLOP/s in its step, {reached / rate:.0%} of that")
-    shares = json.loads(lines["bert_tf"][-1])["shares"]
-    most = [f"{kind} {share:.1%}" for kind, share in list(shares.items())[:12]]
-    print(f"where bert_tf's step goes (of its kernels' time): {', '.join(most)}")
+    if shares := json.loads(lines["bert_tf"][-1])["shares"]:
+        most = [f"{kind} {share:.1%}" for kind, share in list(shares.items())[:12]]
+        print(f"where bert_tf's step goes (of its kernels' time): {', '.join(most)}")
 
 
 def main() -> None:
@@ -218,27 +226,33 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seq_length", type=int, default=128)
     parser.add_argument("--precision", choices=POLICIES, default="float32")
+    parser.add_argument("--xla", action="store_true", help="compile the step")
+    add_device(parser)
     parser.add_argument("--steps", type=int, default=5, help="timed steps in each round")
     parser.add_argument("--rounds", type=int, default=3)
     names = [*CONTENDERS, "product"]
     parser.add_argument("--contender", choices=names, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is None:
-        given = ("batch_size", "seq_length", "precision", "steps")
+        choose_device(options.device)
+        given = ("batch_size", "seq_length", "precision", "device", "steps")
         arguments = tuple(f"--{name}={getattr(options, name)}" for name in given)
+        arguments += ("--xla",) * options.xla
         report(last_lines_in_turns(__file__, names, options.rounds, arguments), options)
         return
     if options.contender == "product":
-        call, times = product(options.precision), 50
+        call, times = product(options.device, options.precision), 50
     else:
         inputs = batch(options.batch_size, options.seq_length)
-        call = CONTENDERS[options.contender](*inputs, options.precision)
+        call = CONTENDERS[options.contender](*inputs, options.precision, options.xla)
         times = options.steps
     for _ in range(2):  # tracing, then warm caches
         call()
     found: dict[str, object] = {"seconds": median_seconds(call, times)}
     if options.contender == "bert_tf":
-        found["shares"] = kernel_shares(call)
+        # Within XLA's program, and on a GPU, kernels are not events of the host.
+        on_host = options.device == "cpu" and not options.xla
+        found["shares"] = kernel_shares(call) if on_host else None
     print(json.dumps(found))
 
 
