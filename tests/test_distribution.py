@@ -1,5 +1,6 @@
 """Tests of bert_tf.distribution and replicas: several devices and processes do what one does."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -100,15 +101,10 @@ def run(tiny_config, make_inputs, tmp_path_factory):
         return folder
 
     def train_together(folder, *flags):
-        processes = [start(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
-        try:
+        with running(folder, *flags) as processes:
             for process in processes:
                 output, _ = process.communicate(timeout=300)
                 assert process.returncode == 0, output
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
         final = np.load(folder / "final.npz")
         return (
             [final[f"arr_{i}"] for i in range(len(final))],
@@ -129,6 +125,21 @@ def start(code, *arguments, **environment):
         text=True,
         env={**os.environ, "PYTHONPATH": root, **environment},
     )
+
+
+@contextlib.contextmanager
+def running(folder, *flags, until=None):
+    """A run's processes, as soon as it has written a file; none of them is left at the end."""
+    processes = [start(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
+    try:
+        limit = time.monotonic() + 200
+        while until and not (folder / until).exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def free_hosts(number):
@@ -167,10 +178,10 @@ def test_replicas_give_the_weights_of_one_device(run, alone, kind, number, more)
     assert evaluated == pytest.approx(alone[1], rel=1e-5)
 
 
-def workers(number):
+def workers(number, **more):
     """The flags of each worker."""
     hosts = free_hosts(number)
-    return [{"worker_hosts": hosts, "worker_index": i} for i in range(number)]
+    return [{"worker_hosts": hosts, "worker_index": i, **more} for i in range(number)]
 
 
 def assert_equal_weights(actual, expected, paths, tolerance):
@@ -186,21 +197,13 @@ def assert_equal_weights(actual, expected, paths, tolerance):
 def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
     new_folder, train_together, _, paths = run
     folder = new_folder("lost")
-    processes = [start(PROCESS, folder, json.dumps({**f, "delay": 0.5})) for f in workers(3)]
-    try:
-        limit = time.monotonic() + 200
-        while not (folder / "resume" / "checkpoint").exists() and time.monotonic() < limit:
-            time.sleep(0.1)
+    with running(folder, *workers(3, delay=0.5), until="resume/checkpoint") as processes:
         processes[1].kill()
         for number in (0, 2):
             output, _ = processes[number].communicate(timeout=90)
             assert processes[number].returncode == 2
             assert re.search(r"bert-tf: another worker is (probably )?gone \(.*\w+.*\)", output)
             assert "gone (Graph execution error" not in output
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
     assert not (folder / "final.npz").exists()
     final, _ = train_together(folder, *workers(2))
     log = (folder / "train_log.jsonl").read_text().splitlines()
@@ -212,17 +215,9 @@ def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
 def test_a_sigterm_to_one_worker_stops_all_after_the_same_step(run, alone):
     new_folder, train_together, _, paths = run
     folder = new_folder("stopped")
-    processes = [start(PROCESS, folder, json.dumps({**f, "delay": 0.5})) for f in workers(2)]
-    try:
-        limit = time.monotonic() + 200
-        while not (folder / "train_log.jsonl").exists() and time.monotonic() < limit:
-            time.sleep(0.1)
+    with running(folder, *workers(2, delay=0.5), until="train_log.jsonl") as processes:
         processes[1].terminate()
         outputs = [process.communicate(timeout=90)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
     stops = [re.findall(r"stopped by SIGTERM after step (\d+) of 20", said) for said in outputs]
     assert stops[0] and stops[0] == stops[1], outputs
     assert 0 < int(stops[0][0]) < NUM_STEPS

@@ -105,9 +105,7 @@ class ServedPredictor:
             kind = set(inputs[order[start]])
             batch = [i for i in order[start : start + most] if set(inputs[i]) == kind]
             for number, row in zip(batch, self._rows([inputs[i] for i in batch]), strict=True):
-                answers[number] = _ANSWERS[self.task](inputs[number], row)
-                if self.task == "fill_mask":
-                    self._check_masks(answers[number], name_of(number))
+                answers[number] = _ANSWERS[self.task](inputs[number], row, name_of(number))
             start += len(batch)
         return answers
 
@@ -122,17 +120,6 @@ class ServedPredictor:
             return {"text": text}
         forms = ["a str"] * self._takes_text + ["a pair (str, str)"] * bool(self._parts)
         raise InputError(f"{name} must be {' or '.join(forms)} for this model, but is {text!r:.80}")
-
-    def _check_masks(self, answer: Mapping[str, Any], name: str) -> None:
-        """What cannot be answered is refused, as MaskFiller refuses it."""
-        masks = answer["masks"]
-        if not masks and "next_sentence_probability" not in answer:
-            refuse_without_mask(answer, name)
-        # Some piece is the likeliest of each mask that is in its row.
-        if any(mask["predictions"][0]["score"] == 0 for mask in masks):
-            raise InputError(
-                f"{name}: a {MASK} is beyond the word pieces that the model takes; shorten the text"
-            )
 
     def _rows(self, inputs: Sequence[Mapping[str, Any]]) -> list[Row]:
         """The outputs of each example of a batch of one kind."""
@@ -155,7 +142,7 @@ def _decoded(values: np.ndarray) -> Any:
     return np.vectorize(bytes.decode, otypes=[object])(values) if values.dtype == object else values
 
 
-def _label(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
+def _label(inputs: Mapping[str, Any], row: Row, name: str) -> dict[str, Any]:
     if "probabilities" not in row:
         return {**inputs, "score": float(row["score"])}
     named = {
@@ -168,7 +155,7 @@ def _label(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
     return {**inputs, **named}
 
 
-def _choice(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
+def _choice(inputs: Mapping[str, Any], row: Row, name: str) -> dict[str, Any]:
     count = len(inputs["choices"])
     return {
         **inputs,
@@ -179,7 +166,7 @@ def _choice(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
     }
 
 
-def _tags(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
+def _tags(inputs: Mapping[str, Any], row: Row, name: str) -> dict[str, Any]:
     keys = {"word": "words", "start": "word_starts", "end": "word_ends"}
     keys |= {"tag": "tags", "score": "scores"}
     answer = {**inputs, "words": _items(row, keys, "word_starts")}
@@ -199,7 +186,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _answer(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
+def _answer(inputs: Mapping[str, Any], row: Row, name: str) -> dict[str, Any]:
     def one(answer: str, score: Any, start: Any, end: Any) -> dict[str, Any]:
         places = (int(start), int(end)) if start >= 0 else (None, None)
         return {"answer": answer, "score": float(score), "start": places[0], "end": places[1]}
@@ -212,7 +199,8 @@ def _answer(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
     return {**answer, "answers": [each for each in several if each["score"] > 0]}
 
 
-def _masks(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
+def _masks(inputs: Mapping[str, Any], row: Row, name: str) -> dict[str, Any]:
+    """Refuses what cannot be answered, as MaskFiller does."""
     answer: dict[str, Any] = dict(inputs)
     if "next_sentence_probability" in row:
         answer["next_sentence_probability"] = float(row["next_sentence_probability"])
@@ -228,14 +216,22 @@ def _masks(inputs: Mapping[str, Any], row: Row) -> dict[str, Any]:
         for number, position in enumerate(row["position"])
         if position >= 0
     ]
+    if not answer["masks"] and "next_sentence_probability" not in answer:
+        refuse_without_mask(answer, name)
+    # Some piece is the likeliest of each mask that is in its row.
+    if any(mask["predictions"][0]["score"] == 0 for mask in answer["masks"]):
+        raise InputError(
+            f"{name}: a {MASK} is beyond the word pieces that the model takes; shorten the text"
+        )
     return answer
 
 
-_ANSWERS: dict[str, Callable[[Mapping[str, Any], Row], dict[str, Any]]] = {
+# (an example's inputs, its outputs, what messages call it) -> the answer.
+_ANSWERS: dict[str, Callable[[Mapping[str, Any], Row, str], dict[str, Any]]] = {
     "classification": _label,
     "tagging": _tags,
     "multiple_choice": _choice,
     "question_answering": _answer,
     "fill_mask": _masks,
-    "features": lambda inputs, row: {**inputs, "vector": row["vector"].tolist()},
+    "features": lambda inputs, row, name: {**inputs, "vector": row["vector"].tolist()},
 }
