@@ -184,19 +184,21 @@ def marginals(emissions: tf.Tensor, lengths: tf.Tensor, chain: Chain) -> tf.Tens
     """
     emissions = tf.cast(emissions, tf.float32)
     words = _words(emissions, lengths)
-    step = functools.partial(_step_forward, chain)
-    forward = _states(step, words, chain.start + emissions[:, 0])  # [W, B, L]
+
+    def step_forward(forward: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
+        return _from_its_maximum(_step_forward(chain, forward, word))
+
+    forward = _states(step_forward, words, chain.start + emissions[:, 0])  # [W, B, L]
 
     def step_back(following: tf.Tensor, word: Sequence[tf.Tensor]) -> tf.Tensor:
         emission, is_taken = word
         left = tf.expand_dims(emission + following, 1)  # [B, 1, L]
         followed = tf.reduce_logsumexp(chain.transitions + left, axis=2)
-        return tf.where(is_taken, followed, following)
+        return _from_its_maximum(tf.where(is_taken, followed, following))
 
     last = tf.broadcast_to(chain.end, tf.shape(emissions[:, 0]))  # [B, L]
     backward = _states(step_back, words, last, reverse=True)  # [W, B, L], of the label before each
     backward = tf.concat([backward[1:], last[tf.newaxis]], axis=0)
-    # All words have the same sum, the normalizer: what is near it is exact to float32's last bit.
     probabilities = tf.transpose(tf.nn.softmax(forward + backward), [1, 0, 2])
     inside = tf.sequence_mask(lengths, tf.shape(emissions)[1])
     return tf.where(tf.expand_dims(inside, -1), probabilities, 0.0)
@@ -252,6 +254,11 @@ def _step_forward(chain: Chain, forward: tf.Tensor, word: Sequence[tf.Tensor]) -
         ended = tf.reduce_logsumexp(forward + chain.end, axis=1, keepdims=True)  # [B, 1]
         arrived = tf.where(is_first[0], ended + chain.start, arrived)
     return tf.where(is_taken, arrived + emission, forward)
+
+
+def _from_its_maximum(scores: tf.Tensor) -> tf.Tensor:
+    """Float32 [B, L], the largest 0: sums over a long row would leave no bits for differences."""
+    return scores - tf.reduce_max(scores, axis=1, keepdims=True)
 
 
 def _states(

@@ -7,7 +7,7 @@ scikit-learn and SciPy are imported in the functions, because they take a second
 Axes: num_examples (at least 1), num_labels (1 for a regression).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -199,12 +199,21 @@ def classification_metrics(
     Returns:
         Each name and its number.
     """
+    check_finite(logits)
+    return {name: CLASSIFICATION_METRICS[task_type][name](logits, labels) for name in names}
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Checks that a model's outputs, of any shape, are numbers.
+
+    Raises:
+        InputError: if not.
+    """
     if not np.all(np.isfinite(logits)):
         raise InputError(
             f"{np.sum(~np.isfinite(logits))} of the model's {logits.size} outputs are not finite "
             "numbers: the training has diverged. Lower the learning rate, or check the checkpoint."
         )
-    return {name: CLASSIFICATION_METRICS[task_type][name](logits, labels) for name in names}
 
 
 def word_accuracy(tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
@@ -223,7 +232,7 @@ def word_accuracy(tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
 
 def entity_metrics(
-    tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+    tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Iterable[str] = ()
 ) -> dict[str, float]:
     """Precision, recall and F1 of whole entities, as the CoNLL tasks count them (seqeval, strict).
 
@@ -232,6 +241,7 @@ def entity_metrics(
     Args:
         tags: of each sentence, in IOB2.
         predicted: as many.
+        types: of entities that are reported even where there is none of them.
 
     Returns:
         ``precision``, ``recall`` and ``f1`` over all entities, and of each type, ``f1_LOC`` and so
@@ -240,8 +250,10 @@ def entity_metrics(
     from seqeval.metrics import classification_report
     from seqeval.scheme import IOB2
 
+    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+    found = dict.fromkeys([*names, *(f"{name}_{kind}" for kind in types for name in names)], 0.0)
     if not any(tag != "O" for sentence in (*tags, *predicted) for tag in sentence):
-        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}  # for which seqeval has no report
+        return found  # seqeval has no report for it
     report = classification_report(
         [list(sentence) for sentence in tags],
         [list(sentence) for sentence in predicted],
@@ -250,8 +262,7 @@ def entity_metrics(
         scheme=IOB2,
         zero_division=0,
     )
-    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
-    found = {name: float(report["micro avg"][key]) for name, key in names.items()}
+    found |= {name: float(report["micro avg"][key]) for name, key in names.items()}
     for kind, values in report.items():
         if not kind.endswith(" avg"):
             found |= {f"{name}_{kind}": float(values[key]) for name, key in names.items()}

@@ -42,26 +42,30 @@ class Span(NamedTuple):
 def find_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
     """The scheme in which tags seem to be written.
 
-    Tags with an `E-` or `S-` among them are bioes; with any entity that begins with `I-`, iob1; if
-    there is a `B-` or nothing but `O`, iob2; without any of that, none.
+    Tags with an `E-` or `S-` among them are bioes; where at least as many entities begin with `I-`
+    as with a `B-` that iob1 would not have there, iob1; if there is a `B-` or nothing but `O`,
+    iob2; without any of that, none. (A few tags may be wrong: CoNLL-2003 has two such `B-`.)
 
     Args:
         sentences: the tags of each.
     """
     prefixes = set()
-    starts_inside = has_type = False
+    only_iob1 = only_iob2 = 0
+    has_type = False
     for tags in sentences:
         previous = OUTSIDE
         for tag in tags:
             if tag[1:2] == "-" and len(tag) > 2:
                 prefixes.add(tag[0])
-                starts_inside |= tag[0] == "I" and previous[2:] != tag[2:]
+                begins = previous[2:] != tag[2:]  # whatever its prefix
+                only_iob1 += begins and tag[0] == "I"
+                only_iob2 += begins and tag[0] == "B"
             elif tag != OUTSIDE:
                 has_type = True
             previous = tag
     if prefixes & set("ES"):
         return "bioes"
-    if starts_inside:
+    if only_iob1 and only_iob1 >= only_iob2:
         return "iob1"
     return "none" if has_type and "B" not in prefixes else "iob2"
 

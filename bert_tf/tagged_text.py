@@ -6,9 +6,10 @@ Three formats, by the ending of the file's name, each UTF-8 and one sentence aft
   and empty nodes are no words. `# newdoc` begins a document.
 * `.jsonl`: one JSON object a line, with `tokens` and `tags`, lists of strings. Objects in a row
   with the same `document` belong together; without that key each stands alone.
-* any other: columns between tabs, or between spaces, the word first and the tag last unless said
-  otherwise; an empty line after each sentence. A line that begins with `-DOCSTART-` begins a
-  document. A line that begins with `#` and has not the columns of the others is a comment.
+* any other but `.json`: columns between tabs, or between spaces where the first line has no tab,
+  the word first and the tag last unless said otherwise; an empty line after each sentence. A line
+  that begins with `-DOCSTART-` begins a document. A line that begins with `#` and has not the
+  columns of the others is a comment.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ CONLLU_COLUMNS = (
     *("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"),
 )
 _DOCUMENT = "-DOCSTART-"
+_DELIMITERS = {"\t": "tabs", " ": "spaces"}
 _WORD_ID = re.compile(r"\d+")
 _OTHER_ID = re.compile(r"\d+[-.]\d+")
 
@@ -82,6 +84,11 @@ def read_tagged_text(
         InputError: naming file and line of what is wrong.
     """
     path = pathlib.Path(path)
+    if path.suffix == ".json":
+        raise InputError(
+            f"{path}: tagged text is columns, CoNLL-U (.conllu) or one JSON object a line "
+            "(.jsonl); give it the ending of its format"
+        )
     if path.suffix == ".jsonl":
         found = _json_sentences(path, tag_column or "tags", with_tags)
     elif path.suffix == ".conllu":
@@ -193,45 +200,50 @@ def _column_of_tag(path: pathlib.Path, tag_column: str | None) -> int:
 
 def _column_lines(path: pathlib.Path) -> Iterator[_Line]:
     """The lines of a file of columns, all of as many columns."""
-    width, first = _width(path)
+    width, first, delimiter = _form(path)
     for number, text in read_lines(path):
-        columns, delimiter = _split(text)
+        columns = _split(text, delimiter)
         line = _Line(f"{path}:{number}", number, text, columns, delimiter)
         if not columns:
             line = line._replace(ends_sentence=True)
-        elif columns[0] == _DOCUMENT:
+        elif text.startswith(_DOCUMENT):
             line = line._replace(columns=(), ends_sentence=True, begins_document=True)
         elif len(columns) != width:
             if not text.startswith("#"):
                 raise InputError(
                     f"{line.where}: {len(columns)} columns, but line {first} has {width}: "
-                    f"{text[:60]!r}. Columns stand between tabs, or else between spaces, and an "
-                    "empty line ends a sentence"
+                    f"{text[:60]!r}. Columns stand between {_DELIMITERS[delimiter]} in this file, "
+                    "and an empty line ends a sentence"
                 )
             line = line._replace(columns=())
         yield line
 
 
-def _width(path: pathlib.Path) -> tuple[int, int]:
-    """The number of columns, and the line that says so: the first that is surely no comment."""
-    found = (0, 0)
+def _form(path: pathlib.Path) -> tuple[int, int, str]:
+    """The number of columns, the line that says so, and what stands between them.
+
+    The line is the first that is surely no comment.
+    """
+    found = (0, 0, " ")
     for number, text in read_lines(path):
-        columns, _ = _split(text)
-        if columns and columns[0] != _DOCUMENT and not (found[0] and text.startswith("#")):
-            found = (len(columns), number)
-            if not text.startswith("#"):
+        if text.strip(" \t") and not text.startswith(_DOCUMENT):
+            is_comment = text.startswith("#")
+            if not (found[0] and is_comment):
+                delimiter = "\t" if "\t" in text else " "
+                found = (len(_split(text, delimiter)), number, delimiter)
+            if not is_comment:
                 break
     return found
 
 
-def _split(text: str) -> tuple[list[str], str]:
-    """The columns of a line, and what stands between them."""
+def _split(text: str, delimiter: str) -> list[str]:
+    """The columns of a line."""
     if not text.strip(" \t"):
-        return [], ""
-    if "\t" in text:
-        return text.split("\t"), "\t"
+        return []
+    if delimiter == "\t":
+        return text.split(delimiter)
     # Not str.split(): words may have other spaces in them, such as U+00A0.
-    return [part for part in text.split(" ") if part], " "
+    return [part for part in text.split(delimiter) if part]
 
 
 def _conllu_column(path: pathlib.Path, name: str) -> int:
@@ -245,15 +257,15 @@ def _conllu_column(path: pathlib.Path, name: str) -> int:
 
 def _conllu_lines(path: pathlib.Path) -> Iterator[_Line]:
     """The lines of a CoNLL-U file; multi-word tokens and empty nodes have no columns here."""
-    in_sentence = has_words = False
+    in_sentence, num_words = False, 0
     for number, text in read_lines(path):
         where = f"{path}:{number}"
         if not text.strip():
-            if in_sentence and not has_words:
+            if in_sentence and not num_words:
                 raise InputError(
                     f"{where}: the sentence that ends here has no words; remove its comments"
                 )
-            in_sentence = has_words = False
+            in_sentence, num_words = False, 0
             yield _Line(where, number, text, ends_sentence=True)
             continue
         in_sentence = True
@@ -269,7 +281,12 @@ def _conllu_lines(path: pathlib.Path) -> Iterator[_Line]:
                 f"({', '.join(CONLLU_COLUMNS)}) between tabs, the first of them a number, but "
                 f"found {len(columns)} columns: {text[:60]!r}"
             )
-        has_words |= is_word
+        num_words += is_word
+        if is_word and int(columns[0]) != num_words:
+            raise InputError(
+                f"{where}: expected word {num_words} of the sentence, but its number is "
+                f"{columns[0]}; an empty line ends a sentence"
+            )
         yield _Line(where, number, text, columns if is_word else ())
 
 

@@ -263,6 +263,8 @@ def _json_rows(path: pathlib.Path) -> Iterator[Row]:
                 f"{path}:{line}: not JSON ({error.msg} at character {error.pos}). "
                 "Each line of a .jsonl file is one JSON object."
             ) from error
+        except (ValueError, RecursionError) as error:  # thousands of digits; deep nesting
+            raise InputError(f"{path}:{line}: cannot be read as JSON: {error}") from error
         if not isinstance(record, dict):
             raise InputError(
                 f"{path}:{line}: expected a JSON object such as {{"

@@ -52,6 +52,24 @@ def brute_force(emissions, labels, length, chain):
     return own - log_sum, marginals, sequences[best][0], scores[best]
 
 
+def test_marginals_of_a_long_row_are_as_exact_as_those_of_a_short_one():
+    rng = np.random.default_rng(11)
+    num_words = 3000
+    chain = random_chain(rng)
+    emissions = rng.normal(50.0, 5.0, (1, num_words, LABELS)).astype(np.float32)
+    found = crf.marginals(emissions, np.array([num_words], np.int32), chain).numpy()[0]
+    start, transitions, end = (np.asarray(part, np.float64) for part in chain)
+    forward = [start + emissions[0, 0]]
+    for word in emissions[0, 1:].astype(np.float64):
+        forward.append(np.logaddexp.reduce(forward[-1][:, None] + transitions, axis=0) + word)
+    backward = [end]
+    for word in emissions[0, :0:-1].astype(np.float64):
+        backward.append(np.logaddexp.reduce(transitions + word + backward[-1], axis=1))
+    sums = np.array(forward) + np.array(backward[::-1])
+    expected = np.exp(sums - np.logaddexp.reduce(sums, axis=1, keepdims=True))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("is_constrained", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_all_lengths_agree_with_enumeration(seed, is_constrained):

@@ -132,6 +132,8 @@ def test_files_that_are_no_such_file(tmp_path):
     path = tmp_path / "a.json"
     for text, message in (
         ('{"data": [\n3', "a.json:2: not JSON"),
+        ("[" * 100_000, "a.json: cannot be read as JSON: maximum recursion depth exceeded"),
+        ("1" * 5000, "a.json: cannot be read as JSON: Exceeds the limit"),
         ("[]", "a.json: the file must have 'data', a list"),
         ('{"data": []}', "a.json: there are no questions in it"),
     ):

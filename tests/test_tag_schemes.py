@@ -57,6 +57,8 @@ def test_tags_that_are_no_entities_stay_as_they_are():
         ([["B-A", "O"], ["X"]], "iob2"),  # X is a mistake, of which reading tells the line
         ([["B-A", "I-A"], ["O", "I-A"]], "iob1"),
         ([["B-A", "I-B"]], "iob1"),
+        ([["B-A", "O", "B-A"], ["O", "I-A"]], "iob2"),  # I-A is a mistake
+        ([["B-A", "O"], ["O", "I-A", "O", "I-A"]], "iob1"),  # B-A is one
         ([["O", "S-A"]], "bioes"),
         ([["-LRB-", "O-"]], "none"),
     ],

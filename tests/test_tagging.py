@@ -14,7 +14,7 @@ from bert_tf.cli.main import main
 from bert_tf.config import Tagging
 from bert_tf.errors import InputError
 from bert_tf.tag_schemes import from_iob2, spans
-from bert_tf.tasks import tag_predictor
+from bert_tf.tasks import tag_predictor, word_tagger
 from bert_tf.tasks.word_tagger import WordTagger
 from bert_tf.tokenization import FullTokenizer
 
@@ -177,7 +177,8 @@ def test_no_word_is_lost(trained):
     assert np.mean(right) > 0.7  # over all the rows that it was cut into
     lines = (folder / "test_predictions.txt").read_text().split("\n")
     assert [line.split(" ")[0] for line in lines] == ["the", "good", "", "\u200b", "bad", ""]
-    assert all(len(line.split(" ")) == 2 for line in lines if line)
+    tags = [line.split(" ")[1] for line in lines if line]
+    assert tags[:2] == ["O", "I-GOOD"]  # in the scheme of training, as they have no tags here
 
 
 def test_evaluating_again_gives_the_same(trained, data_dir):
@@ -247,6 +248,7 @@ def test_parts_of_speech_have_an_accuracy_and_no_entities(tmp_path, model_flags)
         ("a B-X\n", "a B-Y\n", [], "dev.txt:1: the tag 'B-Y' (in IOB2) is not among those"),
         ("a I-X\n", "a O\n", ["--tag_scheme=iob2"], "train.txt:1: 'I-X' after 'O'"),
         ("a O\n", "a O\n", ["--tag_column=7"], "train.txt:1: expected a column 7"),
+        ("a O\nb O\n", "a O\n", [], "train.txt: all of its words have the tag 'O'"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_before_anything_is_written(
@@ -288,6 +290,56 @@ def test_a_row_in_the_middle_of_an_entity_has_a_finite_loss(make_tagger, crf):
     assert np.isfinite(losses["loss"])
     assert losses["loss"] < 10
     assert ids.tolist() == [0] + [1] * 39  # the caller's labels stay
+
+
+def test_a_crf_is_used_with_the_model_that_was_trained_with_it(trained, data_dir, capsys):
+    folder, _ = trained
+    has_crf = "crf" in folder.name
+    flag = "--nocrf" if has_crf else "--crf"
+    arguments = ["run_tagger", "--do_eval", f"--data_dir={data_dir}", f"--output_dir={folder}"]
+    before = (folder / "eval_results.json").read_bytes()
+    assert main([*arguments, "--overwrite", flag]) == 2
+    said = f"--crf={not has_crf}: the model in --output_dir {folder} was trained with {has_crf}"
+    assert said in capsys.readouterr().err
+    assert (folder / "eval_results.json").read_bytes() == before
+
+
+def test_several_seeds_have_the_same_figures_whatever_types_they_find(tmp_path, model_flags):
+    (tmp_path / "train.txt").write_text("good B-GOOD\nbad B-BAD\nwar B-WAR\n\n" * 20)
+    (tmp_path / "dev.txt").write_text("good B-GOOD\nthe O\n\n")
+    printed = run(
+        "run_tagger", "--do_train", "--do_eval", *model_flags, f"--data_dir={tmp_path}",
+        "--num_train_epochs=1", f"--output_dir={tmp_path / 'run'}", "--num_seeds=2",
+    )  # fmt: skip
+    assert {"eval_f1_WAR", "eval_f1_BAD", "eval_f1_GOOD"} <= set(json.loads(printed))
+
+
+def test_without_a_scheme_labels_follow_each_other_freely(make_tagger):
+    tagger = make_tagger(labels=("I-X", "O"), tag_scheme="none", crf=True)
+    assert not tagger.has_entities
+    words, label_ids = [["good", "bad"]], np.array([1, 0], np.int32)
+    logits = np.array([[0.0, 9.0], [9.0, 0.0]], np.float32)
+    assert tagger.label(logits, words)[0] == [["O", "I-X"]]
+    assert tagger.sentence_losses(logits, words, label_ids) < 1e-3
+
+
+def test_what_is_not_finite_is_refused(make_tagger):
+    tagger = make_tagger()
+    tagger.model.output_bias.assign([np.nan, 0.0, 0.0])
+    features = tagger.features(tagger.windows([["good"]], np.zeros(1, np.int64)))
+    with pytest.raises(InputError, match="of the model's 3 outputs are not finite"):
+        tagger.logits(features, batch_size=4)
+
+
+def test_a_long_sentence_does_not_lengthen_many_others():
+    splits = np.concatenate([[0], np.cumsum([9000, *[3] * 600, 0, 8000])])
+    groups = list(word_tagger._groups(splits))
+    assert sorted(np.concatenate([rows for rows, _ in groups]).tolist()) == list(range(603))
+    for rows, lengths in groups:
+        assert lengths.tolist() == np.diff(splits)[rows].tolist()
+        assert len(rows) <= 256
+        assert len(rows) == 1 or len(rows) * lengths.max() <= 1 << 14
+    assert len(groups) == 5
 
 
 def test_labels_never_break_the_tag_scheme(make_tagger):

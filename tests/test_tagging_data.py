@@ -32,6 +32,37 @@ def test_without_tags_the_scheme_is_the_one_to_write(tmp_path):
     assert tagging_data.read_sentences(path, None, "auto", with_tags=False).scheme == "none"
 
 
+@pytest.mark.parametrize(
+    ("text", "scheme"),
+    [
+        ("EU S-ORG\nrejects O\n", "bioes"),
+        (IOB1, "iob1"),
+        ("EU O\n", "none"),
+        ("EU NNP\nrejects O\n", "none"),
+    ],
+)
+def test_tags_that_are_not_read_tell_their_scheme(tmp_path, text, scheme):
+    path = write(tmp_path / "test.txt", text)
+    found = tagging_data.read_sentences(path, None, "auto", with_tags=False)
+    assert (found.tags, found.scheme) == (None, scheme)
+
+
+@pytest.mark.parametrize("tag", ["", "B-X ", "\u00a0O", "B-\u2028X"])
+def test_a_tag_is_one_line_without_white_space_at_its_ends(tmp_path, tag):
+    path = write(tmp_path / "train.txt", f"a\tO\nb\t{tag}\n")
+    with pytest.raises(InputError, match=r"train.txt:2: the tag is '.*': a tag is one line"):
+        tagging_data.read_sentences(path, None, "none")
+
+
+def test_with_the_scheme_none_tags_are_no_entities():
+    assert tagging_data.find_labels([["B-X", "O"]], "none") == ("B-X", "O")
+    labels = ("I-X", "O")
+    assert tagging_data.are_entities(labels, "iob1")
+    assert not tagging_data.are_entities(labels, "none")
+    assert tagging_data.allowed_by(labels, "none").start.all()
+    assert not tagging_data.allowed_by(labels, "iob1").start.all()
+
+
 def test_a_given_scheme_is_kept_to(tmp_path):
     path = write(tmp_path / "train.txt", IOB1)
     with pytest.raises(InputError, match=r"train.txt:1: 'I-ORG' after 'O'"):

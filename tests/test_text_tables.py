@@ -164,6 +164,7 @@ def test_skipped_short_rows_are_counted(tmp_path, caplog):
         ("a.tsv", "a\tb\n".encode("utf-16"), {}, "a.tsv:1: byte 0 of the line"),
         ("a.jsonl", '{"a": 1}\n{"a": \n', {}, "a.jsonl:2: not JSON (Expecting value"),
         ("a.jsonl", '{"a": 1}\n\n["b"]\n', {}, "a.jsonl:3: expected a JSON object"),
+        ("a.jsonl", "1" * 5000, {}, "a.jsonl:1: cannot be read as JSON: Exceeds the limit"),
         (
             "a.jsonl",
             '{"a": "\\ud83d\\ude42"}\n{"a": "\\ud83d"}',

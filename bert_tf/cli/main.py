@@ -1,6 +1,7 @@
 """The command ``bert-tf``: finds the subcommand, runs it, turns a user's mistake into one line."""
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """What the console command runs."""
+    # Results are UTF-8, wherever they go, as all files are.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     sys.exit(main())
 
 

@@ -24,7 +24,6 @@ from bert_tf.export.served_model import (
 from bert_tf.export.word_rows import WordRowBuilder
 from bert_tf.graph_tokenization import GraphTokenizer, shift_left
 from bert_tf.tasks import tagging
-from bert_tf.tasks.tagging_data import are_entities
 from bert_tf.tasks.word_tagger import WordTagger
 from bert_tf.use_config import Export
 
@@ -91,7 +90,7 @@ class _TagAnswers:
             "tags": self._tags(label_ids, is_word),
             "scores": scores,
         }
-        if are_entities(self._tagger.labels):
+        if self._tagger.has_entities:
             flat = (tf.boolean_mask(part, is_word) for part in (label_ids, scores))
             answers |= self._entities(found, *flat)
         return answers

@@ -29,6 +29,7 @@ from bert_tf.losses import (
     of_examples,
     span_loss,
 )
+from bert_tf.metrics import check_finite
 from bert_tf.packing import RaggedIds
 from bert_tf.tasks.feature_runner import FeatureRunner
 from bert_tf.tokenization import FullTokenizer, Words
@@ -191,6 +192,8 @@ class AnswerFinder:
     ) -> tuple[list[np.ndarray], dict[str, float]]:
         """What the model says of each row: R of float32 [S, 2], and the loss if it has labels."""
         found = self._run(features, batch_size, description)
+        for row in found.outputs:
+            check_finite(row)
         return found.outputs, found.losses
 
     def answers(self, asked: Asked, logits: Sequence[np.ndarray]) -> Iterator[list[Answer]]:

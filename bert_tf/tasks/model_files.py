@@ -12,6 +12,8 @@ from bert_tf.errors import InputError
 from bert_tf.tokenization import FullTokenizer, Vocabulary
 
 MODEL_SETTINGS = ("vocab_file", "bert_config_file", "init_checkpoint", "do_lower_case")
+# What a model cannot be used without, or with, as it was trained.
+_SHAPE_SETTINGS = ("crf", "long_text", "window_pooling")
 
 Settings = TypeVar("Settings", bound=Training)
 
@@ -220,7 +222,7 @@ def with_trained_model(settings: Settings, stored: Settings) -> Settings:
         stored: those of the run that made the folder's model.
 
     Raises:
-        InputError: naming the flag that asks for another model.
+        InputError: naming the flag that asks for another model, or for another use of it.
     """
     folder = pathlib.Path(settings.output_dir or "")
     for name in MODEL_SETTINGS:
@@ -229,6 +231,12 @@ def with_trained_model(settings: Settings, stored: Settings) -> Settings:
             raise InputError(
                 f"--{name}={given}: --output_dir {folder} has a model of its own, which was made "
                 f"from {getattr(stored, name)}; leave the flag out, or give another --output_dir"
+            )
+    for name in _SHAPE_SETTINGS:
+        if getattr(settings, name, None) != getattr(stored, name, None):
+            raise InputError(
+                f"--{name}={getattr(settings, name)}: the model in --output_dir {folder} was "
+                f"trained with {getattr(stored, name)}; leave the flag out"
             )
     vocab_file = folder / run_folder.VOCAB
     return dataclasses.replace(

@@ -128,6 +128,8 @@ def _paragraphs(path: pathlib.Path) -> Iterator[tuple[str, str, Sequence[Any]]]:
         raise InputError(
             f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; deep nesting
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     for i, article in enumerate(_field(f"{path}: the file", content, "data", list)):
         for j, paragraph in enumerate(_field(f"{path}: data[{i}]", article, "paragraphs", list)):
             where = f"{path}: data[{i}].paragraphs[{j}]"

@@ -12,7 +12,6 @@ from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.tag_schemes import spans
 from bert_tf.tasks import tagging
-from bert_tf.tasks.tagging_data import are_entities
 from bert_tf.tasks.task_predictor import NameOf, Text
 from bert_tf.tasks.word_tagger import WordTagger
 
@@ -62,7 +61,7 @@ class TagPredictor:
                 for (start, end), tag, score in zip(found, tags, map(float, scores), strict=True)
             ]
             result: dict[str, Any] = {"text": text, "words": words}
-            if are_entities(self._tagger.labels):
+            if self._tagger.has_entities:
                 result["entities"] = [
                     {
                         "type": span.type,

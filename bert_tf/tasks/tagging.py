@@ -11,8 +11,9 @@ import numpy as np
 from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import ModelFiles, Tagging
+from bert_tf.errors import InputError
 from bert_tf.metrics import entity_metrics, word_accuracy
-from bert_tf.tag_schemes import from_iob2
+from bert_tf.tag_schemes import OUTSIDE, from_iob2
 from bert_tf.tagged_text import with_predictions
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
@@ -93,7 +94,8 @@ class _Prepared(fine_tuning.Task):
 
     @property
     def deciding(self) -> str:
-        return "eval_f1" if are_entities(self.labels) else "eval_accuracy"
+        has_entities = are_entities(self.labels, self.settings.tag_scheme)
+        return "eval_f1" if has_entities else "eval_accuracy"
 
     def learner(self) -> WordTagger:
         return WordTagger(self.settings, self.config, self.tokenizer, self.labels)
@@ -129,8 +131,9 @@ class _Prepared(fine_tuning.Task):
             tags, _ = learner.label(logits, sentences.words)
             assert sentences.tags is not None
             values = {"accuracy": word_accuracy(sentences.tags, tags), **losses}
-            if are_entities(self.labels):
-                values |= entity_metrics(sentences.tags, tags)
+            if learner.has_entities:
+                types = {label[2:] for label in self.labels if label != OUTSIDE}
+                values |= entity_metrics(sentences.tags, tags, types)
             results = {f"eval_{name}": value for name, value in values.items()}
             _write_predictions(folder, "dev", sentences, tags)
             of_sentences = learner.sentence_losses(logits, sentences.words, self.dev.label_ids)
@@ -160,7 +163,15 @@ def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
         labels = read_label_file(trained / run_folder.LABELS)
     else:
         assert train is not None
-        labels = find_labels(train.tags or [])
+        labels = find_labels(train.tags or [], settings.tag_scheme)
+        if len(labels) < 2:
+            raise InputError(
+                f"{train.path}: all of its words have the tag {labels[0]!r}, so that there is "
+                "nothing to learn; is the tag in another column (--tag_column)?"
+            )
+    test = read("test", with_tags=False) if settings.do_predict else None
+    if test is not None and train is not None and test.scheme == "none":
+        test = dataclasses.replace(test, scheme=train.scheme)
     dev = read("dev") if settings.do_eval else None
     return _Prepared(
         settings=settings,
@@ -169,7 +180,7 @@ def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
         labels=labels,
         train=_Labelled(train, label_ids(train, labels)) if settings.do_train and train else None,
         dev=None if dev is None else _Labelled(dev, label_ids(dev, labels)),
-        test=read("test", with_tags=False) if settings.do_predict else None,
+        test=test,
     )
 
 
@@ -206,7 +217,7 @@ def _predictions_name(split: str, sentences: Sentences) -> str:
 def _write_predictions(
     folder: pathlib.Path, split: str, sentences: Sentences, tags: list[list[str]]
 ) -> None:
-    """Writes tags beside those of the file, in its own scheme."""
+    """Writes tags beside those of the file, in its own scheme, or else that of training."""
     written = [from_iob2(sentence, sentences.scheme) for sentence in tags]
     lines = with_predictions(sentences.path, written)
     run_folder.write_lines(folder / _predictions_name(split, sentences), lines)

@@ -17,14 +17,16 @@ from bert_tf.distribution import DTYPE_POLICIES
 from bert_tf.heads import BertTagger
 from bert_tf.input_pipeline import Features
 from bert_tf.losses import Batch, Loss, LossTerm, crf_loss, word_labels_loss, words_weight
+from bert_tf.metrics import check_finite
 from bert_tf.packing import RaggedIds
 from bert_tf.tasks.feature_runner import FeatureRunner
-from bert_tf.tasks.tagging_data import allowed_by
+from bert_tf.tasks.tagging_data import allowed_by, are_entities
 from bert_tf.tokenization import FullTokenizer
 from bert_tf.word_windows import WordWindows, pack_words
 
-# Sentences whose labels are found at once.
-_DECODED = 256
+# Most sentences whose labels are found at once, and most words of them with their padding: what is
+# written for each word goes through all that was written before.
+_DECODED_SENTENCES, _DECODED_WORDS = 256, 1 << 14
 
 
 class WordTagger:
@@ -38,6 +40,7 @@ class WordTagger:
         dtype: a Keras dtype policy; by default the one of the settings' precision.
 
     Attributes:
+        has_entities: whether the labels are those of entities, in IOB2.
         model: with new weights.
         loss: of its logits, float32 [B, W, L], and a batch with ``label_ids`` int32 [B, W].
     """
@@ -54,11 +57,13 @@ class WordTagger:
         self.settings = settings
         self.tokenizer = tokenizer
         self.labels = labels
+        self.has_entities = are_entities(labels, settings.tag_scheme)
+        self._allowed = allowed_by(labels, settings.tag_scheme)
         self.model = BertTagger(
             config,
             len(labels),
             use_crf=settings.crf,
-            allowed=allowed_by(labels),
+            allowed=self._allowed,
             dtype=dtype or DTYPE_POLICIES[settings.precision],
         )
         self.loss = Loss(self._terms, lambda batch: {"loss": words_weight(_num_words(batch))})
@@ -111,10 +116,9 @@ class WordTagger:
     def _begun(self) -> np.ndarray:
         """For each label the one that it is as the first of a row, int32 [L]."""
         numbers = {label: number for number, label in enumerate(self.labels)}
-        allowed = allowed_by(self.labels).start
         return np.array(
             [
-                number if allowed[number] else numbers[f"B{label[1:]}"]
+                number if self._allowed.start[number] else numbers[f"B{label[1:]}"]
                 for label, number in numbers.items()
             ],
             np.int32,
@@ -131,7 +135,9 @@ class WordTagger:
         found = self._run(features, batch_size, description)
         lengths = features.ragged["word_starts"].lengths
         rows = [row[:length] for row, length in zip(found.outputs, lengths, strict=True)]
-        return np.concatenate(rows), found.losses
+        logits = np.concatenate(rows)
+        check_finite(logits)
+        return logits, found.losses
 
     def label(
         self, logits: np.ndarray, words: Sequence[Sequence[str]]
@@ -228,9 +234,12 @@ def _groups(splits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Sentences of similar length that are gone through at once, and their lengths, int32."""
     lengths = np.diff(splits).astype(np.int32)
     order = np.argsort(-lengths, kind="stable")
-    for first in range(0, len(order), _DECODED):
-        rows = order[first : first + _DECODED]
+    first = 0
+    while first < len(order):
+        fitting = _DECODED_WORDS // max(1, lengths[order[first]])
+        rows = order[first : first + min(_DECODED_SENTENCES, max(1, fitting))]
         yield rows, lengths[rows]
+        first += len(rows)
 
 
 def _padded(values: np.ndarray, splits: np.ndarray, rows: np.ndarray) -> np.ndarray:
