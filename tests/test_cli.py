@@ -1,6 +1,7 @@
 """The command line itself: flags, help, errors."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -173,6 +174,15 @@ def test_help_does_without_tensorflow(command):
             assert field.name in result.stdout
     if command is None:
         assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_results_are_utf_8_wherever_they_go():
+    code = "from bert_tf.cli import main\nmain.main = lambda: print('\\u732b')\nmain.entry_point()"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+    assert run.stdout.decode("utf-8").strip() == "\u732b"
 
 
 def test_an_unknown_command_names_the_known_ones(capsys):
