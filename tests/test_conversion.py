@@ -184,3 +184,40 @@ def test_a_trained_model_predicts_when_it_is_back(tmp_path, kind):
     texts = [text for text in texts if "" not in text] if kind == "question_answering" else texts
     expected = Predictor.load(run).predict(texts)
     assert Predictor.load(tmp_path / "back").predict(texts) == expected
+
+
+@pytest.mark.parametrize("settings", [{"text_b_column": "b"}, {"task_name": "MRPC"}])
+def test_a_classifier_of_pairs_takes_pairs_when_it_is_back(tmp_path, capsys, settings):
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertClassifier(config, 2),
+        "run_classifier",
+        {"max_seq_length": 41, "do_lower_case": True, **settings},
+        ("0", "1"),
+    )
+    there = convert(run, tmp_path / "there", "huggingface")
+    assert there.remarks == ("--pairs has no place there; give it on the way back",)
+    back = convert(there.target, tmp_path / "back", pairs=True)
+    assert back.remarks == ()
+    assert Predictor.load(back.target).predict(PAIRS) == Predictor.load(run).predict(PAIRS)
+    with pytest.raises(InputError, match=r"--pairs=false does not fit .*run, which says true"):
+        convert(run, tmp_path / "other", "huggingface", pairs=False)
+
+    arguments = ["convert_checkpoint", f"--from={there.target}"]
+    assert main([*arguments, f"--to={tmp_path / 'unsaid'}"]) == 0
+    assert "nothing says whether the classifier takes pairs of texts" in capsys.readouterr().err
+    with pytest.raises(InputError, match="must be a str for this model"):
+        Predictor.load(tmp_path / "unsaid").predict(PAIRS)
+    for flag, takes_pairs in (("--pairs", True), ("--nopairs", False)):
+        target = tmp_path / flag
+        assert main([*arguments, f"--to={target}", flag]) == 0
+        assert "nothing says" not in capsys.readouterr().err
+        assert ("text_b_column" in (target / "run_config.yaml").read_text()) == takes_pairs
+
+
+def test_pairs_are_for_classifiers_of_texts(tmp_path):
+    run = make_run(
+        tmp_path / "run", BertMultipleChoice, "run_multiple_choice", {"do_lower_case": True}
+    )
+    with pytest.raises(InputError, match=r"--pairs: it is for a classifier of texts, but .*run"):
+        convert(run, tmp_path / "there", "huggingface", pairs=True)

@@ -39,6 +39,9 @@ class ConvertCheckpoint:
     do_lower_case: bool | None = setting(
         None, "Whether the model lower-cases, where the source does not say."
     )
+    pairs: bool | None = setting(
+        None, "Whether a classifier takes pairs of texts, where the source does not say."
+    )
 
     def __post_init__(self) -> None:
         for flag, value in (("from", self.source), ("to", self.target)):
@@ -59,5 +62,6 @@ def run(arguments: Sequence[str]) -> None:
         settings.to_format,
         hidden_act=settings.hidden_act,
         do_lower_case=settings.do_lower_case,
+        pairs=settings.pairs,
     )
     print(report, file=sys.stderr)

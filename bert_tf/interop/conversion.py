@@ -91,6 +91,7 @@ def convert(
     *,
     hidden_act: str | None = None,
     do_lower_case: bool | None = None,
+    pairs: bool | None = None,
 ) -> Conversion:
     """Converts a folder of weights, whole or not at all.
 
@@ -101,6 +102,7 @@ def convert(
         hidden_act: an activation of BertConfig to write instead of the source's, such as ``gelu``,
             the one that the original code has.
         do_lower_case: whether the model lower-cases, where the source does not say.
+        pairs: whether a classifier of texts takes pairs, where the source does not say.
 
     Returns:
         What was converted and what was not.
@@ -123,7 +125,7 @@ def convert(
             f"{', '.join(others)}"
         )
     model = _READERS[from_format](source)
-    model = _with_casing(model, do_lower_case)
+    model = _with_what_is_told(model, do_lower_case, pairs=pairs)
     _check_vocabulary(model)
     if to_format in _WITHOUT_CASING:
         _check_name(model, target)
@@ -176,17 +178,30 @@ def _is_keras(path: pathlib.Path) -> bool:
     return "class_name" in values and "config" in values
 
 
-def _with_casing(model: OriginalModel, do_lower_case: bool | None) -> OriginalModel:
-    found = model.tokenizer.do_lower_case
-    if do_lower_case is None or do_lower_case == found:
-        return model
-    if found is not None:
+def _with_what_is_told(
+    model: OriginalModel, do_lower_case: bool | None, *, pairs: bool | None
+) -> OriginalModel:
+    """The model with what the caller says where the source does not."""
+    if pairs is not None and not (model.has("classifier") and model.use in (None, "texts")):
+        raise InputError(f"--pairs: it is for a classifier of texts, but {model.source} has none")
+    lower_case = _agreed(model, "do_lower_case", do_lower_case, model.tokenizer.do_lower_case)
+    return dataclasses.replace(
+        model,
+        tokenizer=model.tokenizer._replace(do_lower_case=lower_case),
+        pairs=_agreed(model, "pairs", pairs, model.pairs),
+    )
+
+
+def _agreed(model: OriginalModel, flag: str, given: bool | None, found: bool | None) -> bool | None:
+    """What a flag says, or else the source, if they do not say two things."""
+    if given is None:
+        return found
+    if found not in (None, given):
         raise InputError(
-            f"--do_lower_case={str(do_lower_case).lower()} does not fit {model.source}, which says "
+            f"--{flag}={str(given).lower()} does not fit {model.source}, which says "
             f"{str(found).lower()}"
         )
-    tokenizer = model.tokenizer._replace(do_lower_case=do_lower_case)
-    return dataclasses.replace(model, tokenizer=tokenizer)
+    return given
 
 
 def _check_vocabulary(model: OriginalModel) -> None:

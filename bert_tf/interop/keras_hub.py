@@ -217,7 +217,7 @@ def write_keras_hub(model: OriginalModel, folder: pathlib.Path) -> list[str]:
         remarks.append("nothing says what the classifier labels; taken for one of texts")
     if model.labels:
         remarks.append(f"the labels' names have no place there: {listed(model.labels)}")
-    return remarks
+    return remarks + model.unsaid("pairs")
 
 
 def _import() -> Any:

@@ -70,6 +70,7 @@ class OriginalModel:
         use: what the classifier labels: ``texts``, ``tokens`` or ``choices``; None if there is no
             classifier, or the folder does not say.
         task_type: of a classifier of texts: ``single_label``, ``multi_label`` or ``regression``.
+        pairs: of a classifier of texts: whether it takes pairs; None if the folder does not say.
         remarks: what the folder has that is not here, a line each.
     """
 
@@ -81,6 +82,7 @@ class OriginalModel:
     labels: tuple[str, ...] = ()
     use: str | None = None
     task_type: str = "single_label"
+    pairs: bool | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -118,6 +120,18 @@ class OriginalModel:
     def not_carried(self, parts: Iterable[str], where: str) -> list[str]:
         """A remark on the parts that a format has no place for, if there are such."""
         return counted(f"weights that {where} has no place for", self.names_of(parts))
+
+    def unsaid(self, *names: str) -> list[str]:
+        """Remarks on what a format has no place for, of what flags say on the way in.
+
+        Args:
+            names: attributes that are called as their flags.
+        """
+        return [
+            f"--{name} has no place there; give it on the way back"
+            for name in names
+            if getattr(self, name)
+        ]
 
     def require_pooler(self, where: str) -> None:
         """Checks that there is a pooler, for formats that have one in any case.
@@ -175,6 +189,7 @@ def read_original(source: pathlib.Path) -> OriginalModel:
     ]
     if run.get("long_text") == "windows":
         remarks.append("how the windows of a long text become one is not carried over")
+    use = USES.get(str(run.get("command")))
     return OriginalModel(
         source=source,
         found=f"a folder of the original's layout ({pathlib.Path(checkpoint.path).name})",
@@ -187,8 +202,9 @@ def read_original(source: pathlib.Path) -> OriginalModel:
             for weight, value in zip(weights, checkpoint.read(in_file), strict=True)
         },
         labels=labels,
-        use=USES.get(str(run.get("command"))),
+        use=use,
         task_type=_task_type_of(run),
+        pairs=_has_pairs(run) if use == "texts" else None,
         remarks=tuple(remarks),
     )
 
@@ -217,6 +233,11 @@ def write_original(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     run = _run_of(model)
     if run:
         write_text(folder / RUN_CONFIG, yaml.safe_dump(run, sort_keys=False))
+    if model.use == "texts" and model.pairs is None:
+        return [
+            "nothing says whether the classifier takes pairs of texts; taken for one of single "
+            "texts, with --pairs it is one of pairs"
+        ]
     return []
 
 
@@ -225,6 +246,13 @@ def _task_type_of(run: Mapping[str, Any]) -> str:
     if run.get("task_name") is not None:
         return find_task(run["task_name"]).task_type
     return str(run.get("task_type", "single_label"))
+
+
+def _has_pairs(run: Mapping[str, Any]) -> bool:
+    """Whether a run's classifier of texts takes pairs."""
+    if run.get("task_name") is not None:
+        return find_task(run["task_name"]).has_pairs
+    return run.get("text_b_column") is not None
 
 
 def _run_of(model: OriginalModel) -> dict[str, Any]:
@@ -248,6 +276,8 @@ def _run_of(model: OriginalModel) -> dict[str, Any]:
         run["do_lower_case"] = model.tokenizer.do_lower_case
     if model.use == "texts":
         run["task_type"] = model.task_type
+        if model.pairs:
+            run["text_b_column"] = "text_b"  # any name: what it was called is not known
     return run
 
 

@@ -64,11 +64,7 @@ def load(
 
 def takes_pairs(classifier: TextClassifier) -> bool:
     """Whether a classifier was trained on pairs of texts."""
-    return _has_pairs(_find_task(classifier.settings))
-
-
-def _has_pairs(task: ClassificationTask) -> bool:
-    return any(layout.text_b_column is not None for layout in task.layouts.values())
+    return _find_task(classifier.settings).has_pairs
 
 
 def measure(
@@ -171,7 +167,7 @@ class _Prepared(fine_tuning.Task):
 def _prepare(settings: Classification, trained: pathlib.Path | None) -> _Prepared:
     config, tokenizer = read_model(settings)
     task = _find_task(settings)
-    if settings.long_text != "head" and _has_pairs(task):
+    if settings.long_text != "head" and task.has_pairs:
         raise InputError(
             f"--long_text={settings.long_text}: it is for single texts, but this task has pairs; "
             "leave it out"

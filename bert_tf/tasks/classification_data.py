@@ -78,6 +78,11 @@ class ClassificationTask:
     label_separator: str = ","
     label_ids: bool = False
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether its examples are pairs of texts."""
+        return any(layout.text_b_column is not None for layout in self.layouts.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
