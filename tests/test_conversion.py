@@ -1,10 +1,12 @@
 """Tests of bert_tf.interop.conversion: what a folder is seen to be, and what the command does."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
+import yaml
 from original_folders import (
     CONFIG,
     ENCODER,
@@ -219,5 +221,65 @@ def test_pairs_are_for_classifiers_of_texts(tmp_path):
     run = make_run(
         tmp_path / "run", BertMultipleChoice, "run_multiple_choice", {"do_lower_case": True}
     )
-    with pytest.raises(InputError, match=r"--pairs: it is for a classifier of texts, but .*run"):
+    with pytest.raises(
+        InputError, match=r"--pairs: it is for a classifier of texts, and .*run has none"
+    ):
         convert(run, tmp_path / "there", "huggingface", pairs=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "others"),
+    [
+        (("B-LOC", "I-LOC", "I-PER", "O"), "1 labels .*: I-PER"),  # IOB1
+        (("I-LOC", "I-PER", "O"), "2 labels .*: I-LOC, I-PER"),
+        (("B-PER", "E-PER", "I-PER", "O", "S-PER"), "2 labels .*: E-PER, S-PER"),
+        (("B-PER", "I-PER", "O", "X"), "1 labels .*: X"),
+    ],
+)
+def test_tags_that_are_not_iob2_stay_as_they_are(tmp_path, labels, others):
+    folder = _tagger_of_huggingface(tmp_path, labels)
+    result = convert(folder, tmp_path / "back")
+    assert re.search(f"{others}$", result.remarks[0])
+    assert "no entities are made of them" in result.remarks[0]
+    assert _settings_of(result)["tag_scheme"] == "none"
+    expected = Predictor.load(tmp_path / "run").predict(TEXTS)
+    assert Predictor.load(result.target).predict(TEXTS) == expected
+    assert not any("entities" in found for found in expected)
+    tags = {word["tag"] for found in expected for word in found["words"]}
+    assert tags & {"I-PER", "S-PER", "E-PER", "X"}
+    with pytest.raises(InputError, match=r"--tag_scheme=iob2 does not fit .*there, which says no"):
+        convert(folder, tmp_path / "other", tag_scheme="iob2")
+
+
+def test_tags_that_may_be_iob2(tmp_path):
+    folder = _tagger_of_huggingface(tmp_path, ("B-PER", "I-PER", "O"))
+    result = convert(folder, tmp_path / "assumed")
+    assert "taken for IOB2, with --tag_scheme=none" in str(result)
+    assert "tag_scheme" not in _settings_of(result)
+    assert "scheme" not in str(convert(folder, tmp_path / "said", tag_scheme="iob2"))
+    result = convert(folder, tmp_path / "none", tag_scheme="none")
+    assert "nothing says" not in str(result)
+    assert _settings_of(result)["tag_scheme"] == "none"
+    there = convert(result.target, tmp_path / "again", "huggingface")
+    assert "--tag_scheme=none has no place there; give it on the way back" in there.remarks
+
+
+def test_tags_that_are_no_entities(tmp_path):
+    result = convert(_tagger_of_huggingface(tmp_path, ("ADJ", "NOUN", "X")), tmp_path / "back")
+    assert "scheme" not in str(result)
+    assert "tag_scheme" not in _settings_of(result)
+
+
+def _tagger_of_huggingface(tmp_path, labels):
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertTagger(config, len(labels)),
+        "run_tagger",
+        {"max_seq_length": 41, "do_lower_case": True, "tag_scheme": "none"},
+        labels,
+    )
+    return convert(run, tmp_path / "there", "huggingface").target
+
+
+def _settings_of(result):
+    return yaml.safe_load((result.target / "run_config.yaml").read_text())

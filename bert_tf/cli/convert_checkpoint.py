@@ -42,6 +42,12 @@ class ConvertCheckpoint:
     pairs: bool | None = setting(
         None, "Whether a classifier takes pairs of texts, where the source does not say."
     )
+    tag_scheme: str | None = setting(
+        None,
+        "Of a tagger of entities, where the source does not say: iob2, or none for words to get "
+        "their tags as they are, without entities.",
+        choices=("iob2", "none"),
+    )
 
     def __post_init__(self) -> None:
         for flag, value in (("from", self.source), ("to", self.target)):
@@ -63,5 +69,6 @@ def run(arguments: Sequence[str]) -> None:
         hidden_act=settings.hidden_act,
         do_lower_case=settings.do_lower_case,
         pairs=settings.pairs,
+        tag_scheme=settings.tag_scheme,
     )
     print(report, file=sys.stderr)

@@ -92,6 +92,7 @@ def convert(
     hidden_act: str | None = None,
     do_lower_case: bool | None = None,
     pairs: bool | None = None,
+    tag_scheme: str | None = None,
 ) -> Conversion:
     """Converts a folder of weights, whole or not at all.
 
@@ -103,6 +104,8 @@ def convert(
             the one that the original code has.
         do_lower_case: whether the model lower-cases, where the source does not say.
         pairs: whether a classifier of texts takes pairs, where the source does not say.
+        tag_scheme: of a tagger of entities: ``iob2``, or ``none`` for words to get their labels as
+            they are, whatever the ones before.
 
     Returns:
         What was converted and what was not.
@@ -125,7 +128,9 @@ def convert(
             f"{', '.join(others)}"
         )
     model = _READERS[from_format](source)
-    model = _with_what_is_told(model, do_lower_case, pairs=pairs)
+    model = _with_casing(model, do_lower_case)
+    model = _with_use(model, "texts", "pairs", pairs)
+    model = _with_use(model, "tokens", "tag_scheme", tag_scheme)
     _check_vocabulary(model)
     if to_format in _WITHOUT_CASING:
         _check_name(model, target)
@@ -178,30 +183,44 @@ def _is_keras(path: pathlib.Path) -> bool:
     return "class_name" in values and "config" in values
 
 
-def _with_what_is_told(
-    model: OriginalModel, do_lower_case: bool | None, *, pairs: bool | None
-) -> OriginalModel:
-    """The model with what the caller says where the source does not."""
-    if pairs is not None and not (model.has("classifier") and model.use in (None, "texts")):
-        raise InputError(f"--pairs: it is for a classifier of texts, but {model.source} has none")
-    lower_case = _agreed(model, "do_lower_case", do_lower_case, model.tokenizer.do_lower_case)
-    return dataclasses.replace(
-        model,
-        tokenizer=model.tokenizer._replace(do_lower_case=lower_case),
-        pairs=_agreed(model, "pairs", pairs, model.pairs),
-    )
+def _with_casing(model: OriginalModel, do_lower_case: bool | None) -> OriginalModel:
+    if do_lower_case is None:
+        return model
+    _check_agreement(model, "do_lower_case", model.tokenizer.do_lower_case, do_lower_case)
+    tokenizer = model.tokenizer._replace(do_lower_case=do_lower_case)
+    return dataclasses.replace(model, tokenizer=tokenizer)
 
 
-def _agreed(model: OriginalModel, flag: str, given: bool | None, found: bool | None) -> bool | None:
-    """What a flag says, or else the source, if they do not say two things."""
+def _with_use(model: OriginalModel, use: str, name: str, given: bool | str | None) -> OriginalModel:
+    """The model with an attribute that the caller says, called as its flag.
+
+    Args:
+        model: which.
+        use: what the classifiers label that the attribute is of.
+        name: of the attribute.
+        given: its value; None to leave it.
+
+    Raises:
+        InputError: if it is another model, or its source says something else.
+    """
     if given is None:
-        return found
+        return model
+    if not model.has("classifier") or model.use not in (None, use):
+        raise InputError(
+            f"--{name}: it is for a classifier of {use}, and {model.source} has none; leave it out"
+        )
+    _check_agreement(model, name, getattr(model, name), given)
+    return dataclasses.replace(model, **{name: given})
+
+
+def _check_agreement(
+    model: OriginalModel, flag: str, found: bool | str | None, given: bool | str
+) -> None:
     if found not in (None, given):
         raise InputError(
             f"--{flag}={str(given).lower()} does not fit {model.source}, which says "
             f"{str(found).lower()}"
         )
-    return given
 
 
 def _check_vocabulary(model: OriginalModel) -> None:

@@ -4,6 +4,8 @@ A folder is read only if the result computes what the source computes, from text
 """
 
 import pathlib
+import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from bert_tf.interop.original_model import (
     weights_of,
 )
 from bert_tf.interop.weights import HEADS, PARTS
+from bert_tf.tag_schemes import OUTSIDE
 
 # Classes of transformers that have no pooler; any other must bring its weights.
 WITHOUT_POOLER = (
@@ -74,18 +77,43 @@ def read_huggingface(source: pathlib.Path) -> OriginalModel:
     refuse(source, wrong)
     values = {weight.name: tensors.read(NAMES[weight.name]) for weight in weights}
     pooler = [weight.name for weight in PARTS["pooler"] if weight.name not in values]
+    labels = model.labels(num_labels)
+    use = _USES.get(model.architecture or "")
+    others = _other_tags(labels) if use == "tokens" else []
     return OriginalModel(
         source=source,
         found=f"a Hugging Face folder ({model.architecture or 'its class is not named'})",
         config=config,
         tokenizer=tokenizer,
         tensors={name: v.T if is_transposed(name) else v for name, v in values.items()},
-        labels=model.labels(num_labels),
-        use=_USES.get(model.architecture or ""),
+        labels=labels,
+        use=use,
         task_type=model.task_type(num_labels),
+        tag_scheme="none" if others else None,
         remarks=(
+            *counted(
+                "labels that IOB2 does not have, so words get all of them as they are, and no "
+                "entities are made of them",
+                others,
+            ),
             *counted("weights that the source's architecture does not have", pooler),
             *counted("tensors not used", tensors.names_other_than([*wanted, *TIED])),
             *counted("keys of config.json not carried over", model.unused_keys),
         ),
     )
+
+
+def _other_tags(labels: Sequence[str]) -> list[str]:
+    """If labels are tags of entities, those that IOB2 does not have, or not among the others.
+
+    Those of IOB1 and BIOES are such: without a `B-` of its type, an `I-` can never come in IOB2.
+    """
+    if not any(re.match("[BIESLUM]-.", label) for label in labels):
+        return []
+    return [
+        label
+        for label in labels
+        if label != OUTSIDE
+        and not label.startswith("B-")
+        and not (label.startswith("I-") and f"B{label[1:]}" in labels)
+    ]

@@ -71,7 +71,7 @@ def write_huggingface(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     weights = folder / "model.safetensors"
     safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
     shutil.copymode(folder / "config.json", weights)  # it is written for its owner's eyes alone
-    return remarks + model.unsaid("pairs")
+    return remarks + model.unsaid("pairs", "tag_scheme")
 
 
 def _class_of(model: OriginalModel) -> tuple[str, list[str]]:

@@ -31,6 +31,7 @@ from bert_tf.run_folder import (
 )
 from bert_tf.tasks.classification_data import read_label_file
 from bert_tf.tasks.glue import find_task
+from bert_tf.tasks.tagging_data import are_entities
 from bert_tf.tokenization import Vocabulary
 
 # What the classifier of a run's folder labels, by the command that trained it.
@@ -71,6 +72,8 @@ class OriginalModel:
             classifier, or the folder does not say.
         task_type: of a classifier of texts: ``single_label``, ``multi_label`` or ``regression``.
         pairs: of a classifier of texts: whether it takes pairs; None if the folder does not say.
+        tag_scheme: of a tagger: ``iob2``, or ``none`` if its labels are to be taken as they are;
+            None if the folder does not say, or there are no entities among them.
         remarks: what the folder has that is not here, a line each.
     """
 
@@ -83,6 +86,7 @@ class OriginalModel:
     use: str | None = None
     task_type: str = "single_label"
     pairs: bool | None = None
+    tag_scheme: str | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -127,10 +131,12 @@ class OriginalModel:
         Args:
             names: attributes that are called as their flags.
         """
+        values = {name: getattr(self, name) for name in names}
         return [
-            f"--{name} has no place there; give it on the way back"
-            for name in names
-            if getattr(self, name)
+            f"--{name}{'' if value is True else f'={value}'} has no place there; give it on the "
+            "way back"
+            for name, value in values.items()
+            if value not in (None, False, "iob2")  # what it is taken for
         ]
 
     def require_pooler(self, where: str) -> None:
@@ -205,6 +211,7 @@ def read_original(source: pathlib.Path) -> OriginalModel:
         use=use,
         task_type=_task_type_of(run),
         pairs=_has_pairs(run) if use == "texts" else None,
+        tag_scheme=_tag_scheme_of(run, labels) if use == "tokens" else None,
         remarks=tuple(remarks),
     )
 
@@ -233,12 +240,7 @@ def write_original(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     run = _run_of(model)
     if run:
         write_text(folder / RUN_CONFIG, yaml.safe_dump(run, sort_keys=False))
-    if model.use == "texts" and model.pairs is None:
-        return [
-            "nothing says whether the classifier takes pairs of texts; taken for one of single "
-            "texts, with --pairs it is one of pairs"
-        ]
-    return []
+    return _assumed(model)
 
 
 def _task_type_of(run: Mapping[str, Any]) -> str:
@@ -253,6 +255,29 @@ def _has_pairs(run: Mapping[str, Any]) -> bool:
     if run.get("task_name") is not None:
         return find_task(run["task_name"]).has_pairs
     return run.get("text_b_column") is not None
+
+
+def _tag_scheme_of(run: Mapping[str, Any], labels: Iterable[str]) -> str | None:
+    """The scheme of a run's labels: a run has entities in IOB2, however its files write them."""
+    if not are_entities(labels):
+        return None
+    return "none" if run.get("tag_scheme") == "none" else "iob2"
+
+
+def _assumed(model: OriginalModel) -> list[str]:
+    """Remarks on what a model is taken for, where that is not known."""
+    remarks = []
+    if model.use == "texts" and model.pairs is None:
+        remarks.append(
+            "nothing says whether the classifier takes pairs of texts; taken for one of single "
+            "texts, with --pairs it is one of pairs"
+        )
+    if model.use == "tokens" and model.tag_scheme is None and are_entities(model.labels):
+        remarks.append(
+            "nothing says in which scheme the tags are; taken for IOB2, with --tag_scheme=none "
+            "words get them as they are"
+        )
+    return remarks
 
 
 def _run_of(model: OriginalModel) -> dict[str, Any]:
@@ -278,6 +303,8 @@ def _run_of(model: OriginalModel) -> dict[str, Any]:
         run["task_type"] = model.task_type
         if model.pairs:
             run["text_b_column"] = "text_b"  # any name: what it was called is not known
+    if model.use == "tokens" and model.tag_scheme == "none":
+        run["tag_scheme"] = "none"
     return run
 
 
