@@ -221,9 +221,7 @@ def test_pairs_are_for_classifiers_of_texts(tmp_path):
     run = make_run(
         tmp_path / "run", BertMultipleChoice, "run_multiple_choice", {"do_lower_case": True}
     )
-    with pytest.raises(
-        InputError, match=r"--pairs: it is for a classifier of texts, and .*run has none"
-    ):
+    with pytest.raises(InputError, match=r"--pairs: it is for a head of texts, and .*run has none"):
         convert(run, tmp_path / "there", "huggingface", pairs=True)
 
 
@@ -283,3 +281,56 @@ def _tagger_of_huggingface(tmp_path, labels):
 
 def _settings_of(result):
     return yaml.safe_load((result.target / "run_config.yaml").read_text())
+
+
+def test_a_task_type_that_huggingface_does_not_say(tmp_path):
+    there = make_folder(tmp_path / "uncased_L-3", (*ENCODER, "classifier"))
+    folder = convert(there, tmp_path / "there", "huggingface").target
+    assert "problem_type" not in (folder / "config.json").read_text()
+    result = convert(folder, tmp_path / "assumed")
+    assert "nothing says the task type of the classifier; taken for single_label" in str(result)
+    assert _settings_of(result)["task_type"] == "single_label"
+    result = convert(folder, tmp_path / "said", task_type="multi_label")
+    assert "task type" not in str(result)
+    assert _settings_of(result)["task_type"] == "multi_label"
+    folder = convert(there, tmp_path / "named", "huggingface", task_type="multi_label").target
+    with pytest.raises(InputError, match=r"type=single_label does not fit .* says multi_label"):
+        convert(folder, tmp_path / "other", task_type="single_label")
+
+
+def test_whether_there_may_be_no_answer(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        BertSpanLabeler,
+        "run_squad",
+        {
+            "max_seq_length": 41,
+            "do_lower_case": True,
+            "train_file": "unused",
+            "max_query_length": 20,
+            "version_2_with_negative": True,
+            "null_score_diff_threshold": 0.0,
+        },
+    )
+    (run / "null_threshold.json").write_text('{"null_score_diff_threshold": 1.5}')
+    there = convert(run, tmp_path / "there", "huggingface")
+    remarks = "\n".join(there.remarks)
+    assert "null_threshold.json, from where on there is no answer, is not carried over" in remarks
+    assert "--version_2_with_negative has no place there; give it on the way back" in remarks
+    back = convert(there.target, tmp_path / "back", version_2_with_negative=True)
+    assert "nothing says" not in str(back)
+    pairs = [("the river", "of the river unable"), ("a b c", "d e f the"), ("x", "the able")]
+    expected = Predictor.load(run).predict(pairs)
+    assert Predictor.load(back.target).predict(pairs) == expected
+    back = convert(there.target, tmp_path / "assumed")
+    assert "nothing says whether there may be no answer; taken for a model that alw" in str(back)
+    assert Predictor.load(back.target).predict(pairs) != expected
+
+
+@pytest.mark.parametrize("long_text", ["head", "tail", "head_tail"])
+def test_what_is_shown_of_a_long_text_is_named(tmp_path, long_text):
+    parts = (*ENCODER, "classifier")
+    run = {"command": "run_classifier", "do_lower_case": True, "long_text": long_text}
+    source = make_folder(tmp_path / "run", parts, **run)
+    result = convert(source, tmp_path / "there", "huggingface")
+    assert (f"--long_text={long_text} is not carried over" in str(result)) == (long_text != "head")

@@ -20,9 +20,12 @@ from original_folders import (
     make_folder,
     read,
 )
+from small_models import TEXTS, make_run
 
+from bert_tf import Predictor
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
+from bert_tf.heads import BertClassifier
 from bert_tf.interop.conversion import convert
 from bert_tf.interop.keras_hub import NAMES
 from bert_tf.interop.weights import PARTS, expand
@@ -338,3 +341,34 @@ def test_a_head_without_its_weights(tmp_path, preset):
         convert(preset, tmp_path / "model")
     (preset / "task.json").unlink()
     assert convert(preset, tmp_path / "model").model.heads == ()
+
+
+@pytest.mark.parametrize(("task_type", "num_labels"), [("multi_label", 3), ("regression", 1)])
+def test_a_task_type_is_given_on_the_way_back(tmp_path, models, task_type, num_labels):
+    labels = ("schön", "so so", "bad") if num_labels > 1 else ()
+    settings = {"max_seq_length": 41, "do_lower_case": True, "task_type": task_type}
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertClassifier(config, num_labels),
+        "run_classifier",
+        settings,
+        labels,
+    )
+    there = convert(run, tmp_path / "there", "keras_hub")
+    assert f"--task_type={task_type} has no place there; give it on the way" in str(there)
+    back = convert(there.target, tmp_path / "back", task_type=task_type)
+    assert "task type" not in str(back)
+    assert ("no names for the 3 labels" in str(back)) == (num_labels == 3)
+    if labels:
+        (back.target / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    wanted, found = (Predictor.load(folder).predict(TEXTS) for folder in (run, back.target))
+    assert found == wanted
+
+    assumed = "single_label" if num_labels > 1 else "regression"
+    back = convert(there.target, tmp_path / "assumed")
+    assert f"nothing says the task type of the classifier; taken for {assumed}, with" in str(back)
+    if num_labels > 1:
+        with pytest.raises(InputError, match=r"a regression has one output here, but .* has 3"):
+            convert(there.target, tmp_path / "other", task_type="regression")
+    else:
+        assert Predictor.load(back.target).predict(TEXTS) == wanted

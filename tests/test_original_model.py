@@ -35,7 +35,9 @@ def test_a_run_says_what_its_classifier_labels(tmp_path):
     assert (model.use, model.labels, model.num_labels) == ("tokens", tuple(LABELS), NUM_LABELS)
     assert model.do_lower_case is False
     assert model.heads == ("classifier",)
-    assert model.remarks == ("how the windows of a long text become one is not carried over",)
+    assert model.remarks == (
+        "--long_text=windows is not carried over: of a long text, the head is shown",
+    )
     model = read_original(make_folder(tmp_path / "cased_L-3", parts))
     assert (model.use, model.do_lower_case) == (None, False)
 

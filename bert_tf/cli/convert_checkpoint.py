@@ -39,6 +39,11 @@ class ConvertCheckpoint:
     do_lower_case: bool | None = setting(
         None, "Whether the model lower-cases, where the source does not say."
     )
+    task_type: str | None = setting(
+        None,
+        "Of a classifier of texts, where the source does not say.",
+        choices=("single_label", "multi_label", "regression"),
+    )
     pairs: bool | None = setting(
         None, "Whether a classifier takes pairs of texts, where the source does not say."
     )
@@ -47,6 +52,11 @@ class ConvertCheckpoint:
         "Of a tagger of entities, where the source does not say: iob2, or none for words to get "
         "their tags as they are, without entities.",
         choices=("iob2", "none"),
+    )
+    version_2_with_negative: bool | None = setting(
+        None,
+        "Whether there are questions without an answer, as in SQuAD 2.0, where the source does "
+        "not say.",
     )
 
     def __post_init__(self) -> None:
@@ -68,7 +78,9 @@ def run(arguments: Sequence[str]) -> None:
         settings.to_format,
         hidden_act=settings.hidden_act,
         do_lower_case=settings.do_lower_case,
+        task_type=settings.task_type,
         pairs=settings.pairs,
         tag_scheme=settings.tag_scheme,
+        version_2_with_negative=settings.version_2_with_negative,
     )
     print(report, file=sys.stderr)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -40,6 +41,13 @@ _WRITERS: dict[str, Callable[[OriginalModel, pathlib.Path], list[str]]] = {
 }
 # The formats that have no place for the casing; the name of the folder may tell it.
 _WITHOUT_CASING = ("original", "model_garden")
+# What the caller may say of a model -> what the model has a head of then.
+_SAID_OF = {
+    "task_type": "texts",
+    "pairs": "texts",
+    "tag_scheme": "tokens",
+    "version_2_with_negative": "questions",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +99,10 @@ def convert(
     *,
     hidden_act: str | None = None,
     do_lower_case: bool | None = None,
+    task_type: str | None = None,
     pairs: bool | None = None,
     tag_scheme: str | None = None,
+    version_2_with_negative: bool | None = None,
 ) -> Conversion:
     """Converts a folder of weights, whole or not at all.
 
@@ -103,9 +113,13 @@ def convert(
         hidden_act: an activation of BertConfig to write instead of the source's, such as ``gelu``,
             the one that the original code has.
         do_lower_case: whether the model lower-cases, where the source does not say.
+        task_type: of a classifier of texts, where the source does not say: ``single_label``,
+            ``multi_label`` or ``regression``.
         pairs: whether a classifier of texts takes pairs, where the source does not say.
         tag_scheme: of a tagger of entities: ``iob2``, or ``none`` for words to get their labels as
             they are, whatever the ones before.
+        version_2_with_negative: whether a model that answers questions may find no answer, where
+            the source does not say.
 
     Returns:
         What was converted and what was not.
@@ -129,8 +143,15 @@ def convert(
         )
     model = _READERS[from_format](source)
     model = _with_casing(model, do_lower_case)
-    model = _with_use(model, "texts", "pairs", pairs)
-    model = _with_use(model, "tokens", "tag_scheme", tag_scheme)
+    for name, given in (
+        ("task_type", task_type),
+        ("pairs", pairs),
+        ("tag_scheme", tag_scheme),
+        ("version_2_with_negative", version_2_with_negative),
+    ):
+        if given is not None:
+            model = _with_said(model, name, given)
+    _check_outputs(model)
     _check_vocabulary(model)
     if to_format in _WITHOUT_CASING:
         _check_name(model, target)
@@ -191,26 +212,24 @@ def _with_casing(model: OriginalModel, do_lower_case: bool | None) -> OriginalMo
     return dataclasses.replace(model, tokenizer=tokenizer)
 
 
-def _with_use(model: OriginalModel, use: str, name: str, given: bool | str | None) -> OriginalModel:
+def _with_said(model: OriginalModel, name: str, given: bool | str) -> OriginalModel:
     """The model with an attribute that the caller says, called as its flag.
 
-    Args:
-        model: which.
-        use: what the classifiers label that the attribute is of.
-        name: of the attribute.
-        given: its value; None to leave it.
-
     Raises:
-        InputError: if it is another model, or its source says something else.
+        InputError: if the attribute is one of other models, or the source says something else.
     """
-    if given is None:
-        return model
-    if not model.has("classifier") or model.use not in (None, use):
+    use = _SAID_OF[name]
+    if use == "questions":
+        fits = model.has("span")
+    else:
+        fits = model.has("classifier") and model.use in (None, use)
+    if not fits:
         raise InputError(
-            f"--{name}: it is for a classifier of {use}, and {model.source} has none; leave it out"
+            f"--{name}: it is for a head of {use}, and {model.source} has none; leave it out"
         )
     _check_agreement(model, name, getattr(model, name), given)
-    return dataclasses.replace(model, **{name: given})
+    said: dict[str, Any] = {name: given}
+    return dataclasses.replace(model, **said)
 
 
 def _check_agreement(
@@ -220,6 +239,14 @@ def _check_agreement(
         raise InputError(
             f"--{flag}={str(given).lower()} does not fit {model.source}, which says "
             f"{str(found).lower()}"
+        )
+
+
+def _check_outputs(model: OriginalModel) -> None:
+    if model.task_type == "regression" and model.num_labels > 1:
+        raise InputError(
+            f"{model.source}: a regression has one output here, but the classifier has "
+            f"{model.num_labels}"
         )
 
 

@@ -88,7 +88,7 @@ def read_huggingface(source: pathlib.Path) -> OriginalModel:
         tensors={name: v.T if is_transposed(name) else v for name, v in values.items()},
         labels=labels,
         use=use,
-        task_type=model.task_type(num_labels),
+        task_type=model.task_type(),
         tag_scheme="none" if others else None,
         remarks=(
             *counted(

@@ -71,7 +71,7 @@ def write_huggingface(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     weights = folder / "model.safetensors"
     safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
     shutil.copymode(folder / "config.json", weights)  # it is written for its owner's eyes alone
-    return remarks + model.unsaid("pairs", "tag_scheme")
+    return remarks + model.unsaid("pairs", "tag_scheme", "version_2_with_negative")
 
 
 def _class_of(model: OriginalModel) -> tuple[str, list[str]]:
@@ -110,7 +110,7 @@ def _config(model: OriginalModel, architecture: str) -> dict[str, object]:
     }
     if "[PAD]" in model.tokenizer.pieces:
         config["pad_token_id"] = model.tokenizer.pieces.index("[PAD]")
-    if architecture == "BertForSequenceClassification":
+    if architecture == "BertForSequenceClassification" and model.task_type is not None:
         config["problem_type"] = PROBLEM_TYPES[model.task_type]
     if model.num_labels:
         labels = model.labels or [f"LABEL_{i}" for i in range(model.num_labels)]

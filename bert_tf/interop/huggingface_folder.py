@@ -116,18 +116,15 @@ class ModelConfig:
         known["hidden_act"] = ACTIVATIONS[activation]
         return BertConfig.from_dict(known, source=str(self.path))
 
-    def task_type(self, num_labels: int) -> str:
-        """The task type of a classifier of texts; with one output and no word on it, a regression.
-
-        Args:
-            num_labels: rows of ``classifier.weight``.
+    def task_type(self) -> str | None:
+        """The task type of a classifier of texts, if the file says it.
 
         Raises:
             InputError: if it is none of transformers'.
         """
         named = self._values.get("problem_type")
         if named is None:
-            return "regression" if num_labels == 1 else "single_label"
+            return None
         for ours, theirs in PROBLEM_TYPES.items():
             if theirs == named:
                 return ours

@@ -100,6 +100,7 @@ def read_keras_hub(source: pathlib.Path) -> OriginalModel:
             "files from one preset"
         )
     remarks = []
+    task_type = None
     if name == "BertTextClassifier" and task["config"].get("activation") not in (None, "linear"):
         activation = task["config"]["activation"]
         if activation != "softmax":
@@ -108,6 +109,7 @@ def read_keras_hub(source: pathlib.Path) -> OriginalModel:
                 "classifier are logits, and 'linear' or 'softmax' is understood here"
             )
         remarks.append("the classifier's softmax is not part of the model here: it gives logits")
+        task_type = "single_label"
     tokenizer, tokenizer_remarks = _read_tokenizer(source)
     remarks += tokenizer_remarks
     model = _load(source, name)
@@ -118,11 +120,6 @@ def read_keras_hub(source: pathlib.Path) -> OriginalModel:
         remarks.append(f"of {name}, which the original has no counterpart of, the encoder alone")
     if name == "BertMaskedLM":
         remarks.append(_MASKED_LM)
-    if name == "BertTextClassifier":
-        remarks.append(
-            f"the preset has no names for the {model.num_classes} labels; put a labels.txt there, "
-            "one a line, before predicting"
-        )
     weights = expand(parts, config.num_hidden_layers)
     num_labels = model.num_classes if name == "BertTextClassifier" else 0
     shapes = shapes_of(weights, config, num_labels)
@@ -136,6 +133,7 @@ def read_keras_hub(source: pathlib.Path) -> OriginalModel:
             for name, shape in shapes.items()
         },
         use="texts" if num_labels else None,
+        task_type=task_type,
         remarks=tuple(remarks),
     )
 
@@ -217,7 +215,7 @@ def write_keras_hub(model: OriginalModel, folder: pathlib.Path) -> list[str]:
         remarks.append("nothing says what the classifier labels; taken for one of texts")
     if model.labels:
         remarks.append(f"the labels' names have no place there: {listed(model.labels)}")
-    return remarks + model.unsaid("pairs")
+    return remarks + model.unsaid("task_type", "pairs")
 
 
 def _import() -> Any:

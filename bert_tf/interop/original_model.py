@@ -23,6 +23,7 @@ from bert_tf.run_folder import (
     BERT_CONFIG,
     CHECKPOINT,
     LABELS,
+    NULL_THRESHOLD,
     RUN_CONFIG,
     VOCAB,
     lower_case_of_checkpoint,
@@ -70,10 +71,13 @@ class OriginalModel:
         labels: of the classifier, in the order of their ids; empty if they have no names.
         use: what the classifier labels: ``texts``, ``tokens`` or ``choices``; None if there is no
             classifier, or the folder does not say.
-        task_type: of a classifier of texts: ``single_label``, ``multi_label`` or ``regression``.
+        task_type: of a classifier of texts: ``single_label``, ``multi_label`` or ``regression``;
+            None if the folder does not say.
         pairs: of a classifier of texts: whether it takes pairs; None if the folder does not say.
         tag_scheme: of a tagger: ``iob2``, or ``none`` if its labels are to be taken as they are;
             None if the folder does not say, or there are no entities among them.
+        version_2_with_negative: of question answering: whether there may be no answer; None if the
+            folder does not say.
         remarks: what the folder has that is not here, a line each.
     """
 
@@ -84,9 +88,10 @@ class OriginalModel:
     tensors: Mapping[str, np.ndarray]
     labels: tuple[str, ...] = ()
     use: str | None = None
-    task_type: str = "single_label"
+    task_type: str | None = None
     pairs: bool | None = None
     tag_scheme: str | None = None
+    version_2_with_negative: bool | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -98,6 +103,11 @@ class OriginalModel:
     def num_labels(self) -> int:
         """Outputs of the classifier; 0 without one."""
         return len(self.tensors.get("output_bias", ()))
+
+    @property
+    def likely_task_type(self) -> str:
+        """What a classifier of texts is, or is taken for: with one output, a regression."""
+        return self.task_type or ("regression" if self.num_labels == 1 else "single_label")
 
     @property
     def do_lower_case(self) -> bool:
@@ -136,7 +146,7 @@ class OriginalModel:
             f"--{name}{'' if value is True else f'={value}'} has no place there; give it on the "
             "way back"
             for name, value in values.items()
-            if value not in (None, False, "iob2")  # what it is taken for
+            if value not in (None, False, "iob2", "single_label")  # what it is taken for
         ]
 
     def require_pooler(self, where: str) -> None:
@@ -193,8 +203,12 @@ def read_original(source: pathlib.Path) -> OriginalModel:
         *counted("of the optimizer's tensors not used", filter(is_training_state, left)),
         *counted("tensors not used", (name for name in left if not is_training_state(name))),
     ]
-    if run.get("long_text") == "windows":
-        remarks.append("how the windows of a long text become one is not carried over")
+    if run.get("long_text", "head") != "head":
+        remarks.append(
+            f"--long_text={run['long_text']} is not carried over: of a long text, the head is shown"
+        )
+    if (source / NULL_THRESHOLD).is_file():
+        remarks.append(f"{NULL_THRESHOLD}, from where on there is no answer, is not carried over")
     use = USES.get(str(run.get("command")))
     return OriginalModel(
         source=source,
@@ -209,9 +223,12 @@ def read_original(source: pathlib.Path) -> OriginalModel:
         },
         labels=labels,
         use=use,
-        task_type=_task_type_of(run),
+        task_type=_task_type_of(run) if use == "texts" else None,
         pairs=_has_pairs(run) if use == "texts" else None,
         tag_scheme=_tag_scheme_of(run, labels) if use == "tokens" else None,
+        version_2_with_negative=(
+            bool(run.get("version_2_with_negative")) if run.get("command") == "run_squad" else None
+        ),
         remarks=tuple(remarks),
     )
 
@@ -267,6 +284,17 @@ def _tag_scheme_of(run: Mapping[str, Any], labels: Iterable[str]) -> str | None:
 def _assumed(model: OriginalModel) -> list[str]:
     """Remarks on what a model is taken for, where that is not known."""
     remarks = []
+    is_regression = model.use == "texts" and model.likely_task_type == "regression"
+    if model.use in ("texts", "tokens") and not model.labels and not is_regression:
+        remarks.append(
+            f"there are no names for the {model.num_labels} labels; put a {LABELS} there, one a "
+            "line, before predicting"
+        )
+    if model.use == "texts" and model.task_type is None:
+        remarks.append(
+            "nothing says the task type of the classifier; taken for "
+            f"{model.likely_task_type}, with --task_type it is another"
+        )
     if model.use == "texts" and model.pairs is None:
         remarks.append(
             "nothing says whether the classifier takes pairs of texts; taken for one of single "
@@ -276,6 +304,11 @@ def _assumed(model: OriginalModel) -> list[str]:
         remarks.append(
             "nothing says in which scheme the tags are; taken for IOB2, with --tag_scheme=none "
             "words get them as they are"
+        )
+    if model.has("span") and model.version_2_with_negative is None:
+        remarks.append(
+            "nothing says whether there may be no answer; taken for a model that always gives one, "
+            "with --version_2_with_negative it need not"
         )
     return remarks
 
@@ -297,10 +330,11 @@ def _run_of(model: OriginalModel) -> dict[str, Any]:
     if command == "run_squad":
         run["train_file"] = str(model.source)  # what it was trained on is not known
         run["max_query_length"] = min(longest // 2, 64)
+        run["version_2_with_negative"] = bool(model.version_2_with_negative)
     if model.tokenizer.do_lower_case is not None:
         run["do_lower_case"] = model.tokenizer.do_lower_case
     if model.use == "texts":
-        run["task_type"] = model.task_type
+        run["task_type"] = model.likely_task_type
         if model.pairs:
             run["text_b_column"] = "text_b"  # any name: what it was called is not known
     if model.use == "tokens" and model.tag_scheme == "none":
