@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from safetensors import SafetensorError
 
 from bert_tf.checkpoint import is_object_based
 from bert_tf.config import CHECKPOINT_FORMATS, BertConfig, lower_case_of
@@ -159,7 +160,7 @@ def convert(
     with whole_folder(target) as folder:
         try:
             remarks = _WRITERS[to_format](dataclasses.replace(model, config=config), folder)
-        except tf.errors.OpError as error:  # TensorFlow's word for a full disk and the like
+        except (tf.errors.OpError, SafetensorError) as error:  # their words for a full disk
             raise InputError(f"{target}: cannot write it: {reason(error)}") from error
     return Conversion(model, target, to_format, config, (*model.remarks, *remarks))
 

@@ -4,9 +4,11 @@ A preset is the folder that ``save_to_preset`` writes: config.json is the backbo
 model around it, if any. keras-hub itself reads and writes its weights here.
 """
 
+import math
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import h5py
@@ -73,6 +75,9 @@ _TASKS = {"BertTextClassifier": "classifier", "BertMaskedLM": "masked_lm"}
 _DTYPES = ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _VOCABULARY = pathlib.Path("assets", "tokenizer", "vocabulary.txt")
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+# More than what HDF5 has beside a variable's values.
+_BYTES_PER_VARIABLE = 4096
 
 # What BertMaskedLM computes otherwise than the original, and no preset can tell it not to.
 _MASKED_LM = (
@@ -197,6 +202,7 @@ def write_keras_hub(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     parts = ["embeddings", "layer", "pooler", *([head] if head else [])]
     for name in model.names_of(parts):
         _variable(task or backbone, name).assign(to_keras(name, model.tensors[name], config))
+    _require_room(folder, (task or backbone).weights)
     (task or backbone).save_to_preset(os.fspath(folder))
     if task is None:
         tokenizer.save_to_preset(os.fspath(folder))
@@ -216,6 +222,23 @@ def write_keras_hub(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     if model.labels:
         remarks.append(f"the labels' names have no place there: {listed(model.labels)}")
     return remarks + model.unsaid("task_type", "pairs")
+
+
+def _require_room(folder: pathlib.Path, variables: Iterable[Any]) -> None:
+    """Checks that files of some variables can be written: on a full disk HDF5 ends the process.
+
+    Args:
+        folder: where.
+        variables: float32, of any shape.
+
+    Raises:
+        OSError: if they cannot.
+    """
+    size = sum(4 * math.prod(variable.shape) + _BYTES_PER_VARIABLE for variable in variables)
+    path = folder / "room"
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
 
 
 def _import() -> Any:
