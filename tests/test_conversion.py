@@ -334,3 +334,36 @@ def test_a_full_disk_leaves_nothing(tmp_path, to_format):
         assert "\n" not in str(error.value)
         assert sorted(tmp_path.iterdir()) == before
     convert(source, tmp_path / "target", to_format)
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_the_activation_may_be_all_that_changes(tmp_path, capsys, crf):
+    """As ONNX needs it: a run stays what it is, with all of its settings."""
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertTagger(config, 3, use_crf=crf),
+        "run_tagger",
+        {"max_seq_length": 23, "do_lower_case": True, "crf": crf, "doc_context": True},
+        ("B-PER", "I-PER", "O"),
+        hidden_act="gelu_erf",
+    )
+    arguments = ["convert_checkpoint", f"--from={run}", f"--to={tmp_path / 'new'}"]
+    assert main([*arguments, "--hidden_act=gelu_erf"]) == 2
+    assert (
+        "original already, with the hidden_act gelu_erf; there is noth" in capsys.readouterr().err
+    )
+    assert main([*arguments, "--hidden_act=gelu"]) == 0
+    assert "the source has gelu_erf, so the outputs differ a little" in capsys.readouterr().err
+    names = sorted(path.name for path in run.iterdir())
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    for name in names:
+        same = (run / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+        assert same == (name != "bert_config.json"), name
+    config = BertConfig.from_json_file(tmp_path / "new" / "bert_config.json")
+    assert config.hidden_act == "gelu"
+    assert len(Predictor.load(tmp_path / "new").predict(TEXTS)) == len(TEXTS)
+
+    if not crf:
+        there = convert(run, tmp_path / "there", "huggingface").target
+        again = convert(there, tmp_path / "again", "huggingface", hidden_act="gelu").target
+        assert '"hidden_act": "gelu_new"' in (again / "config.json").read_text()

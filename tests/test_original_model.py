@@ -8,6 +8,7 @@ from bert_tf.checkpoint import variables_by_name, write_tensors
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
 from bert_tf.heads import BertClassifier, BertPretrainer, BertSpanLabeler
+from bert_tf.interop.conversion import convert
 from bert_tf.interop.keras_shapes import from_keras, keras_shape, to_keras
 from bert_tf.interop.original_model import find_prefix, read_original, shapes_of
 from bert_tf.interop.weights import PARTS, expand
@@ -61,8 +62,8 @@ def test_training_state_and_other_tensors_are_named(tmp_path):
 def test_what_no_other_format_has_is_refused(tmp_path, name, message):
     folder = make_folder(tmp_path / "uncased_L-3")
     write_tensors(read(folder) | {name: np.zeros(3, "f")}, folder / "bert_model.ckpt")
-    with pytest.raises(InputError, match=rf"bert_model\.ckpt: has {message}"):
-        read_original(folder)
+    with pytest.raises(InputError, match=rf"uncased_L-3: has {message}"):
+        convert(folder, tmp_path / "there", "huggingface")
 
 
 def test_scopes_of_other_names(tmp_path):

@@ -19,7 +19,8 @@ its files:
   model_garden  bert_config.json, vocab.txt and an object-based checkpoint of tf-models-official
 The outputs are the source's, so the activation is carried over (Hugging Face's "gelu" is the erf
 form, called gelu_erf here, which the original code, keras-hub and Model Garden do not have), and
-what would compute something else is refused. Prints what was found, and what was not carried over.
+what would compute something else is refused. --hidden_act may be all that changes, as for exports
+to ONNX. Prints what was found, and what was not carried over.
 """
 
 

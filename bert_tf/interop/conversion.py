@@ -19,6 +19,7 @@ from bert_tf.interop.keras_hub import read_keras_hub, write_keras_hub
 from bert_tf.interop.model_garden import read_model_garden, write_model_garden
 from bert_tf.interop.original_model import (
     OriginalModel,
+    copy_original,
     find_prefix,
     read_original,
     write_original,
@@ -110,7 +111,7 @@ def convert(
     Args:
         source: a folder of any of CHECKPOINT_FORMATS; which one is seen from its files.
         target: the folder to make. It may exist if it is empty.
-        to_format: of CHECKPOINT_FORMATS, another than the source's.
+        to_format: of CHECKPOINT_FORMATS, another than the source's unless ``hidden_act`` is.
         hidden_act: an activation of BertConfig to write instead of the source's, such as ``gelu``,
             the one that the original code has.
         do_lower_case: whether the model lower-cases, where the source does not say.
@@ -136,13 +137,25 @@ def convert(
             f"--to_format must be one of {', '.join(CHECKPOINT_FORMATS)}, but is {to_format!r}"
         )
     from_format = recognise(source)
-    if from_format == to_format:
+    if from_format == to_format and hidden_act is None:
         others = [name for name in CHECKPOINT_FORMATS if name != from_format]
         raise InputError(
             f"{source}: is of the format {from_format} already; give --to_format, one of "
             f"{', '.join(others)}"
         )
     model = _READERS[from_format](source)
+    if from_format == to_format and hidden_act == model.config.hidden_act:
+        raise InputError(
+            f"{source}: is of the format {from_format} already, with the hidden_act {hidden_act}; "
+            "there is nothing to convert"
+        )
+    is_copy = from_format == to_format == "original"
+    if model.own and not is_copy:
+        raise InputError(
+            f"{source}: has {model.own}, which no other format has, and without it the model "
+            "predicts something else; convert one that was trained without"
+        )
+    write = copy_original if is_copy else _WRITERS[to_format]
     model = _with_casing(model, do_lower_case)
     for name, given in (
         ("task_type", task_type),
@@ -157,12 +170,13 @@ def convert(
     if to_format in _WITHOUT_CASING:
         _check_name(model, target)
     config = dataclasses.replace(model.config, hidden_act=hidden_act or model.config.hidden_act)
+    remarks = [] if is_copy else [*model.remarks]
     with whole_folder(target) as folder:
         try:
-            remarks = _WRITERS[to_format](dataclasses.replace(model, config=config), folder)
+            remarks += write(dataclasses.replace(model, config=config), folder)
         except (tf.errors.OpError, SafetensorError) as error:  # their words for a full disk
             raise InputError(f"{target}: cannot write it: {reason(error)}") from error
-    return Conversion(model, target, to_format, config, (*model.remarks, *remarks))
+    return Conversion(model, target, to_format, config, tuple(remarks))
 
 
 def recognise(source: pathlib.Path) -> str:

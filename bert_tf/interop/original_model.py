@@ -5,6 +5,7 @@ each other.
 """
 
 import dataclasses
+import glob
 import pathlib
 import re
 import shutil
@@ -23,6 +24,7 @@ from bert_tf.run_folder import (
     BERT_CONFIG,
     CHECKPOINT,
     LABELS,
+    MODEL_FILES,
     NULL_THRESHOLD,
     RUN_CONFIG,
     VOCAB,
@@ -78,6 +80,7 @@ class OriginalModel:
             None if the folder does not say, or there are no entities among them.
         version_2_with_negative: of question answering: whether there may be no answer; None if the
             folder does not say.
+        own: what it has that no other format can hold and its outputs depend on, in words.
         remarks: what the folder has that is not here, a line each.
     """
 
@@ -92,6 +95,7 @@ class OriginalModel:
     pairs: bool | None = None
     tag_scheme: str | None = None
     version_2_with_negative: bool | None = None
+    own: str = ""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -166,20 +170,18 @@ def read_original(source: pathlib.Path) -> OriginalModel:
     """Reads a folder of the original's layout: a released one, or a run's.
 
     Raises:
-        InputError: if a file is missing or damaged, a tensor is missing or misshapen, or there is
-            something on which the outputs depend that no other format has.
+        InputError: if a file is missing or damaged, or a tensor is missing or misshapen.
     """
     checkpoint = Checkpoint(find_prefix(source))
     config_path = source / BERT_CONFIG
     config = BertConfig.from_json_file(config_path)
     vocabulary = Vocabulary(source / VOCAB)
     checkpoint.check_config(config, str(config_path))
-    for start, what in _OWN.items():
-        if any(name.startswith(start) for name in checkpoint.shapes):
-            raise InputError(
-                f"{checkpoint.path}: has {what}, which no other format has, and without it the "
-                "model predicts something else; convert one that was trained without"
-            )
+    own = [
+        what
+        for start, what in _OWN.items()
+        if any(name.startswith(start) for name in checkpoint.shapes)
+    ]
     found = {
         weight.name: checkpoint.shapes[name]
         for part in PARTS
@@ -229,6 +231,7 @@ def read_original(source: pathlib.Path) -> OriginalModel:
         version_2_with_negative=(
             bool(run.get("version_2_with_negative")) if run.get("command") == "run_squad" else None
         ),
+        own=" and ".join(own),
         remarks=tuple(remarks),
     )
 
@@ -258,6 +261,26 @@ def write_original(model: OriginalModel, folder: pathlib.Path) -> list[str]:
     if run:
         write_text(folder / RUN_CONFIG, yaml.safe_dump(run, sort_keys=False))
     return _assumed(model)
+
+
+def copy_original(model: OriginalModel, folder: pathlib.Path) -> list[str]:
+    """Copies a folder that ``read_original`` read, and all that makes it a run's.
+
+    Args:
+        model: what to copy; its configuration is written, all else is its source's.
+        folder: where.
+
+    Returns:
+        No remarks: nothing is left out.
+    """
+    prefix = pathlib.Path(find_prefix(model.source))
+    for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.*"):
+        shutil.copyfile(path, folder / f"{CHECKPOINT}{path.name.removeprefix(prefix.name)}")
+    for name in (RUN_CONFIG, *MODEL_FILES):
+        if (model.source / name).is_file():
+            shutil.copyfile(model.source / name, folder / name)
+    write_text(folder / BERT_CONFIG, model.config.to_json_string())
+    return []
 
 
 def _task_type_of(run: Mapping[str, Any]) -> str:
