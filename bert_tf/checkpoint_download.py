@@ -61,19 +61,14 @@ def obtain(release: Release, parent: pathlib.Path) -> pathlib.Path:
             unless it was wrong.
     """
     target = parent / release.name
-    if target.exists():
-        try:
-            check_folder(target, release)
-        except InputError as error:
-            raise InputError(
-                f"{error}\n{target} is there, but is not {release.name} as it was released; remove "
-                "that folder and run this again"
-            ) from error
+    if _is_there(target, release):
         return target
     work = parent / f".{release.name}.download"
     downloaded, unpacked = work / "archive.zip", work / "unpacked"
     with locked(work, "--to"):
         try:
+            if _is_there(target, release):  # another process has made it meanwhile
+                return target
             archive = parent / f"{release.name}.zip"
             by_hand = archive.is_file()
             if not by_hand:
@@ -106,6 +101,20 @@ def obtain(release: Release, parent: pathlib.Path) -> pathlib.Path:
             if not downloaded.exists():
                 shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _is_there(target: pathlib.Path, release: Release) -> bool:
+    """Whether there is a folder; it must be the released one."""
+    if not target.exists():
+        return False
+    try:
+        check_folder(target, release)
+    except InputError as error:
+        raise InputError(
+            f"{error}\n{target} is there, but is not {release.name} as it was released; remove "
+            "that folder and run this again"
+        ) from error
+    return True
 
 
 def check_folder(folder: pathlib.Path, release: Release) -> None:
@@ -166,6 +175,11 @@ def _download(release: Release, path: pathlib.Path, by_hand: pathlib.Path) -> No
             most_bytes=_most_bytes(release),
             expected_bytes=release.archive_bytes,
         )
+    except file_download.WrongFileError as error:
+        raise InputError(
+            f"{error}; to try again does not help: put the released file at {by_hand}, and give "
+            "the same command then"
+        ) from error
     except file_download.DownloadError as error:
         raise InputError(
             f"{error}; the same command goes on with what has come. Without a network, put that "

@@ -15,10 +15,16 @@ import tqdm
 from bert_tf.errors import InputError
 
 _BLOCK_BYTES = 1 << 20
+# Refusals of a server that may do it later (RFC 9110, section 15.5.9; RFC 6585, section 4).
+_LATER = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 
 
 class DownloadError(InputError):
     """A file that cannot be had from its server; what did come is kept, to go on from."""
+
+
+class WrongFileError(DownloadError):
+    """A server, or a proxy, that does not have the file, or does not give it: for good."""
 
 
 def download(
@@ -44,8 +50,8 @@ def download(
         timeout: seconds without a single byte that the download waits for.
 
     Raises:
-        DownloadError: if the server, or a proxy, refuses, stalls, ends too early or has another
-            file.
+        DownloadError: if the server, or a proxy, stalls, ends too early or cannot now.
+        WrongFileError: if it refuses for good, or has another file.
         InputError: if the file cannot be written.
     """
     source = _Source(url, most_bytes, expected_bytes, timeout)
@@ -92,7 +98,9 @@ class _Source:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and headers:
                 return error
             error.close()
-            raise self.error(f"the answer is {error.code} {error.reason}") from error
+            is_final = 400 <= error.code < 500 and error.code not in _LATER
+            kind = WrongFileError if is_final else DownloadError
+            raise self.error(f"the answer is {error.code} {error.reason}", kind) from error
         except (OSError, http.client.HTTPException) as error:
             raise self.error(self._why(error)) from error
 
@@ -106,9 +114,11 @@ class _Source:
     def check_size(self, size: int, *, complete: bool) -> None:
         """Refuses a file that is, or will be, of another size."""
         if complete and self._expected_bytes not in (None, size):
-            raise self.error(f"it has {size:,} bytes, but must have {self._expected_bytes:,}")
+            raise self.error(
+                f"it has {size:,} bytes, but must have {self._expected_bytes:,}", WrongFileError
+            )
         if size > self._most_bytes:
-            raise self.error(f"it has more than {self._most_bytes:,} bytes")
+            raise self.error(f"it has more than {self._most_bytes:,} bytes", WrongFileError)
 
     def _why(self, error: Exception) -> str:
         reason = getattr(error, "reason", error)
@@ -116,7 +126,7 @@ class _Source:
             return f"nothing came for {self._timeout:g} seconds"
         return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
 
-    def error(self, reason: str) -> DownloadError:
+    def error(self, reason: str, kind: type[DownloadError] = DownloadError) -> DownloadError:
         """What to say when it cannot be downloaded."""
         parts = urllib.parse.urlsplit(self.url)
         proxy = urllib.request.getproxies().get(parts.scheme)
@@ -125,7 +135,7 @@ class _Source:
             # Its host alone: there may be a password in it.
             host = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}").hostname
             through = f" through the proxy {host}"
-        return DownloadError(f"{self.url}: cannot download it{through}: {' '.join(reason.split())}")
+        return kind(f"{self.url}: cannot download it{through}: {' '.join(reason.split())}")
 
 
 def _read_notes(path: pathlib.Path, url: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import pathlib
 import random
 import re
 import shutil
@@ -143,13 +144,21 @@ def test_a_refusal_says_what_to_do_by_hand(tmp_path, release, server, archive, f
         checkpoint_download.obtain(release, tmp_path)
     message = str(error.value)
     assert "\n" not in message
-    for part in (server.url, str(status), f"put that file at {tmp_path / NAME}.zip"):
+    for part in (server.url, str(status), f"put the released file at {tmp_path / NAME}.zip"):
         assert part in message
+    assert "what has come" not in message
     assert left_in(tmp_path) == []
     (tmp_path / f"{NAME}.zip").write_bytes(archive)
     succeeds(tmp_path, release, files)
     assert len(server.requests) == 1
     assert (tmp_path / f"{NAME}.zip").read_bytes() == archive  # not ours to remove
+
+
+@pytest.mark.parametrize("status", [408, 429, 503])
+def test_a_server_that_cannot_now(tmp_path, release, server, status):
+    server.status = status
+    with pytest.raises(InputError, match=rf"{status} .* the same command goes on with what has co"):
+        checkpoint_download.obtain(release, tmp_path)
 
 
 def test_a_cut_is_gone_on_from(tmp_path, release, server, archive, files):
@@ -259,7 +268,7 @@ def test_sizes_and_checksums_where_they_are_known(tmp_path, release, server, arc
     for wrong, message in (
         ({"archive_sha256": "0" * 64}, "its sha256 is [0-9a-f]{64}, but must be 0000"),
         ({"weights_sha256": "1" * 64}, f"{DATA}: its sha256 is [0-9a-f]{{64}}, but must be 1111"),
-        ({"archive_bytes": len(archive) - 1}, "bytes, but must have"),
+        ({"archive_bytes": len(archive) - 1}, "bytes, but must have .*; to try again does not hel"),
         ({"parameters": PARAMETERS + 1}, f"makes {PARAMETERS:,} parameters, but must make"),
     ):
         with pytest.raises(InputError, match=message):
@@ -322,6 +331,41 @@ def test_it_is_interrupted(tmp_path, release, server, archive, files, monkeypatc
     (half / "half").touch()
     succeeds(tmp_path, release, files)
     assert len(server.requests) == 1
+
+
+def test_another_process_makes_it_before_the_lock(tmp_path, release, server, files, monkeypatch):
+    locked = checkpoint_download.locked
+
+    def late(folder, flag):
+        (tmp_path / NAME).mkdir()
+        for name, content in files.items():
+            (tmp_path / NAME / name).write_bytes(content)
+        return locked(folder, flag)
+
+    monkeypatch.setattr(checkpoint_download, "locked", late)
+    succeeds(tmp_path, release, files)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "."])
+def test_what_checkpoint_finds_is_there(
+    tmp_path, release, server, archive, files, monkeypatch, capsys, place
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BERT_TF_CACHE", str(tmp_path / "cache"))
+    server.content = archive
+    folder = checkpoint_download.obtain(release, pathlib.Path(place))
+    assert main(["download", NAME]) == 0
+    out = capsys.readouterr().out
+    assert out == f"{folder}: was there already, whole; use it with --checkpoint={NAME}\n"
+    assert main(["download", "--list"]) == 0
+    assert f"uncased {folder}\n" in capsys.readouterr().out
+    assert main(["download", "--list", "--to=cache"]) == 0
+    assert f"uncased {server.url}\n" in capsys.readouterr().out
+    assert len(server.requests) == 1
+    assert main(["download", NAME, "--to=cache"]) == 0
+    assert "is there now, checked; use it with --checkpoint=cache/" in capsys.readouterr().out
+    assert len(server.requests) == 2
 
 
 def test_two_at_once(tmp_path, release, server, archive, files):

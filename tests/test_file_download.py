@@ -117,8 +117,11 @@ def test_a_server_that_stalls(tmp_path, server, download, at):
 @pytest.mark.parametrize("status", [204, 403, 404, 407, 500])
 def test_a_refusal(tmp_path, server, download, status):
     server.status = status
-    with pytest.raises(file_download.DownloadError, match=rf"{server.url}: .*answer is {status} "):
+    with pytest.raises(
+        file_download.DownloadError, match=rf"{server.url}: .*answer is {status} "
+    ) as error:
         download()
+    assert isinstance(error.value, file_download.WrongFileError) == (status in (403, 404, 407))
     assert list(tmp_path.iterdir()) == []
     server.status = None
     download()

@@ -23,7 +23,7 @@ class Download:
     to: str | None = setting(
         None,
         "The folder to make NAME in; by default the download cache, which is $BERT_TF_CACHE or "
-        "~/.cache/bert_tf.",
+        "~/.cache/bert_tf, unless --checkpoint=NAME finds it elsewhere already.",
     )
     list_all: bool = setting(False, "Show the names, and which are there already.", flag="list")
 
@@ -33,41 +33,53 @@ def run(arguments: Sequence[str]) -> None:
     settings, names = flags.parse(Download, arguments, USAGE)
     from bert_tf import released_checkpoints
 
-    parent = pathlib.Path(settings.to) if settings.to else released_checkpoints.download_cache()
     if settings.list_all or not names:
-        print(_table(parent))
+        print(_table(settings.to))
         return
     if len(names) > 1:
         raise InputError(f"unexpected argument {names[1]!r}; give one NAME at a time")
     release = released_checkpoints.find_release(names[0])
+    found = _find(release.name, settings.to)
+    if found is not None:
+        parent = found.parent
+    else:
+        parent = pathlib.Path(settings.to or released_checkpoints.download_cache())
     there = (parent / release.name).exists()
     flags.prepare_tensorflow()
     from bert_tf.checkpoint_download import obtain
 
     folder = obtain(release, parent)
-    try:
-        found = flags.find_checkpoint(release.name).resolve() == folder.resolve()
-    except InputError:
-        found = False
+    found = _find(release.name, None)
+    is_named = found is not None and found.resolve() == folder.resolve()
     print(
         f"{folder}: {'was there already, whole' if there else 'is there now, checked'}; use it "
-        f"with --checkpoint={release.name if found else folder}"
+        f"with --checkpoint={release.name if is_named else folder}"
     )
 
 
-def _table(parent: pathlib.Path) -> str:
+def _find(name: str, to: str | None) -> pathlib.Path | None:
+    """A checkpoint's folder, if it is there: in ``to``, or else where ``--checkpoint`` looks."""
+    if to is not None:
+        folder = pathlib.Path(to) / name
+        return folder if (folder / "bert_config.json").is_file() else None
+    try:
+        return flags.find_checkpoint(name)
+    except InputError:
+        return None
+
+
+def _table(to: str | None) -> str:
     from bert_tf.released_checkpoints import read_releases
 
     rows = [("name", "parameters", "vocabulary", "", "where")]
     for name, release in read_releases().items():
-        there = (parent / name / "bert_config.json").is_file()
         rows.append(
             (
                 name,
                 f"{release.parameters:,}",
                 f"{release.vocab_size:,}",
                 "uncased" if lower_case_of(name) else "cased",
-                str(parent / name) if there else release.url,
+                str(_find(name, to) or release.url),
             )
         )
     return "\n".join(f"{row[0]:29} {row[1]:>11} {row[2]:>10} {row[3]:7} {row[4]}" for row in rows)
