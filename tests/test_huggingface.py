@@ -407,6 +407,27 @@ def test_vocabulary_of_tokenizer_json(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
 
 
+def test_added_tokens(tmp_path):
+    """They are not in vocab.txt."""
+    source = make_folder(tmp_path / "source")
+    (source / "vocab.txt").write_text("\n".join(PIECES[:-2]) + "\n")
+    with pytest.raises(InputError, match=r"vocab\.txt: has 27 word pieces, but vocab_size is 29"):
+        convert(source, tmp_path / "target")
+    added = {"<e1>": VOCAB_SIZE - 2, "</e1>": VOCAB_SIZE - 1}
+    (source / "added_tokens.json").write_text(json.dumps(added))
+    tokens = [{"id": number, "content": piece} for piece, number in added.items()]
+    model = STEPS["model"] | {"vocab": {piece: i for i, piece in enumerate(PIECES[:-2])}}
+    full = STEPS | {"model": model, "added_tokens": tokens}
+    (source / "tokenizer.json").write_text(json.dumps(full))
+    result = convert(source, tmp_path / "target")
+    written = (result.target / "vocab.txt").read_text().splitlines()
+    assert written == [*PIECES[:-2], "<e1>", "</e1>"]
+    assert result.remarks == (
+        "2 added pieces that transformers finds in a text, and the original's tokenizer does not: "
+        "<e1>, </e1>",
+    )
+
+
 def test_vocabulary_of_another_size(tmp_path):
     source = make_folder(tmp_path / "source")
     (source / "vocab.txt").write_text("\n".join([*PIECES, "zz"]) + "\n")

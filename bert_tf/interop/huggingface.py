@@ -98,6 +98,11 @@ def read_huggingface(source: pathlib.Path) -> OriginalModel:
             ),
             *counted("weights that the source's architecture does not have", pooler),
             *counted("tensors not used", tensors.names_other_than([*wanted, *TIED])),
+            *counted(
+                "added pieces that transformers finds in a text, and the original's tokenizer does "
+                "not",
+                tokenizer.added,
+            ),
             *counted("keys of config.json not carried over", model.unused_keys),
         ),
     )

@@ -197,11 +197,15 @@ def read_tokenizer(source: pathlib.Path) -> Tokenizer:
                 f"{path}: {key} is {values[key]!r}; the original's tokenizer can only do as with "
                 f"{wanted!r} here, so the model would get other word pieces"
             )
-    if (source / VOCAB).exists():
+    # Tokens that were added after training are not in vocab.txt, but all are in tokenizer.json.
+    has_all = not (steps and (source / "added_tokens.json").exists())
+    if (source / VOCAB).exists() and has_all:
         return Tokenizer(source / VOCAB, Vocabulary(source / VOCAB).pieces, lower_case)
     if not steps:
         raise InputError(f"{source}: has neither {VOCAB} nor tokenizer.json, which list the pieces")
-    return Tokenizer(full_path, _read_pieces(full_path, steps), lower_case)
+    pieces = _read_pieces(full_path, steps)
+    added = [piece for piece in pieces if piece not in steps["model"]["vocab"]]
+    return Tokenizer(full_path, pieces, lower_case, tuple(added))
 
 
 def _read_steps(path: pathlib.Path) -> Json:
@@ -219,7 +223,7 @@ def _read_pieces(path: pathlib.Path, steps: Json) -> list[str]:
     """The pieces of tokenizer.json in the order of their ids."""
     try:
         ids = dict(steps["model"]["vocab"])
-        # Tokens added after training are listed here only.
+        # Tokens that were added after training are listed here only.
         ids |= {token["content"]: token["id"] for token in steps.get("added_tokens") or []}
         pieces = sorted(ids, key=ids.__getitem__)
     except (KeyError, TypeError, ValueError) as error:

@@ -53,11 +53,13 @@ class Tokenizer(NamedTuple):
         path: of the file that lists them: one a line if its name ends in ``.txt``.
         pieces: in the order of their ids.
         do_lower_case: None if the folder does not say.
+        added: those of the pieces that its own tokenizer finds in a text before it splits it.
     """
 
     path: pathlib.Path
     pieces: list[str]
     do_lower_case: bool | None
+    added: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
