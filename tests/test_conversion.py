@@ -309,7 +309,7 @@ def test_whether_there_may_be_no_answer(tmp_path):
     assert Predictor.load(back.target).predict(pairs) != expected
 
 
-@pytest.mark.parametrize("long_text", ["head", "tail", "head_tail"])
+@pytest.mark.parametrize("long_text", ["head", "tail", "head_tail", "windows"])
 def test_what_is_shown_of_a_long_text_is_named(tmp_path, long_text):
     parts = (*ENCODER, "classifier")
     run = {"command": "run_classifier", "do_lower_case": True, "long_text": long_text}

@@ -31,13 +31,13 @@ def test_the_table_is_what_the_models_have(model, parts):
 
 def test_a_run_says_what_its_classifier_labels(tmp_path):
     parts = (*ENCODER, "classifier")
-    run = {"command": "run_tagger", "do_lower_case": False, "long_text": "windows"}
+    run = {"command": "run_tagger", "do_lower_case": False, "doc_context": True}
     model = read_original(make_folder(tmp_path / "run", parts, labels=LABELS, **run))
     assert (model.use, model.labels, model.num_labels) == ("tokens", tuple(LABELS), NUM_LABELS)
     assert model.do_lower_case is False
     assert model.heads == ("classifier",)
     assert model.remarks == (
-        "--long_text=windows is not carried over: of a long text, the head is shown",
+        "--doc_context is not carried over: sentences are shown without any around",
     )
     model = read_original(make_folder(tmp_path / "cased_L-3", parts))
     assert (model.use, model.do_lower_case) == (None, False)

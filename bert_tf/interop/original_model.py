@@ -211,6 +211,8 @@ def read_original(source: pathlib.Path) -> OriginalModel:
         remarks.append(
             f"--long_text={run['long_text']} is not carried over: of a long text, the head is shown"
         )
+    if run.get("doc_context"):
+        remarks.append("--doc_context is not carried over: sentences are shown without any around")
     if (source / NULL_THRESHOLD).is_file():
         remarks.append(f"{NULL_THRESHOLD}, from where on there is no answer, is not carried over")
     use = USES.get(str(run.get("command")))
