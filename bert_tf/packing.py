@@ -99,12 +99,7 @@ def pack_texts(
     if is_pair is None:
         is_pair = np.full(len(lengths_a), text_b is not None)
     special = np.where(is_pair, 3, 2)
-    most = int(special.max(initial=2))
-    if max_seq_length < 2 * most - 1:
-        raise InputError(
-            f"max_seq_length {max_seq_length} is too small: {most} positions are taken by [CLS] "
-            f"and [SEP], so it must be at least {2 * most - 1}"
-        )
+    check_room(max_seq_length, int(special.max(initial=2)))
     kept_a, kept_b = truncated_lengths(lengths_a, lengths_b, max_seq_length - special)
     row_lengths = kept_a + kept_b + special
     row_splits = np.concatenate([[0], np.cumsum(row_lengths)]).astype(np.int64)
@@ -124,6 +119,24 @@ def pack_texts(
         int(np.count_nonzero(lost)),
         float(lost.sum() / max(1, lengths_a.sum() + lengths_b.sum())),
     )
+
+
+def check_room(max_seq_length: int, special: int) -> None:
+    """Checks that a row has room for a piece of each text.
+
+    Args:
+        max_seq_length: longest row, special pieces included.
+        special: how many those are: 2 of a single text, 3 of a pair.
+
+    Raises:
+        InputError: if it has not.
+    """
+    least = 2 * special - 1
+    if max_seq_length < least:
+        raise InputError(
+            f"max_seq_length {max_seq_length} is too small: {special} positions are taken by [CLS] "
+            f"and [SEP], so it must be at least {least}"
+        )
 
 
 def runs(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> RaggedIds:

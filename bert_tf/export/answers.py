@@ -82,7 +82,10 @@ class _QuestionAnswers:
         vocabulary = finder.tokenizer.vocabulary
         self._tokenizer = GraphTokenizer(vocabulary, finder.tokenizer.do_lower_case)
         self._rows = RowBuilder(
-            vocabulary, finder.settings.max_seq_length, fixed_length=settings.fixed_length
+            vocabulary,
+            finder.settings.max_seq_length,
+            pairs=True,
+            fixed_length=settings.fixed_length,
         )
 
     def of_texts(self, inputs: Tensors) -> Tensors:

@@ -35,7 +35,10 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
     vocabulary = scorer.tokenizer.vocabulary
     tokenizer = GraphTokenizer(vocabulary, scorer.tokenizer.do_lower_case)
     builder = RowBuilder(
-        vocabulary, scorer.settings.max_seq_length, fixed_length=settings.fixed_length
+        vocabulary,
+        scorer.settings.max_seq_length,
+        pairs=True,
+        fixed_length=settings.fixed_length,
     )
 
     def of_rows(inputs: Tensors) -> Tensors:

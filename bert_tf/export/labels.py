@@ -37,8 +37,8 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
     """
     classifier = classification.load(model, **settings.changes())
     merge_projections(classifier.model)
-    answers = _LabelAnswers(classifier, settings)
     pairs = classification.takes_pairs(classifier)
+    answers = _LabelAnswers(classifier, pairs, settings)
     windows = classifier.settings.long_text == "windows"
     sample = {"text": "Where is my parcel?", "text_b": "It has not come."}
     inputs = texts("text", "text_b") if pairs else texts("text")
@@ -69,12 +69,15 @@ def _logits(outputs: Arrays, task_type: str) -> np.ndarray:
 class _LabelAnswers:
     """The classifier's functions."""
 
-    def __init__(self, classifier: TextClassifier, settings: Export) -> None:
+    def __init__(self, classifier: TextClassifier, pairs: bool, settings: Export) -> None:
         self._classifier = classifier
         vocabulary = classifier.tokenizer.vocabulary
         self._tokenizer = GraphTokenizer(vocabulary, classifier.tokenizer.do_lower_case)
         self._rows = RowBuilder(
-            vocabulary, classifier.settings.max_seq_length, fixed_length=settings.fixed_length
+            vocabulary,
+            classifier.settings.max_seq_length,
+            pairs=pairs,
+            fixed_length=settings.fixed_length,
         )
 
     def of_texts(self, inputs: Tensors) -> Tensors:

@@ -80,7 +80,10 @@ class _MaskAnswers:
         self._vocabulary = pretrained.tokenizer.vocabulary
         self._tokenizer = GraphTokenizer(self._vocabulary, pretrained.tokenizer.do_lower_case)
         self._rows = RowBuilder(
-            self._vocabulary, pretrained.max_seq_length, fixed_length=settings.fixed_length
+            self._vocabulary,
+            pretrained.max_seq_length,
+            pairs=True,
+            fixed_length=settings.fixed_length,
         )
 
     def of_texts(self, inputs: Tensors) -> Tensors:

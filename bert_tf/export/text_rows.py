@@ -12,6 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bert_tf.long_text import HEAD_SHARE
+from bert_tf.packing import check_room
 from bert_tf.tokenization import Vocabulary
 
 PADDING = 0  # as input_pipeline pads
@@ -61,13 +62,23 @@ class RowBuilder:
     Args:
         vocabulary: whose ``[CLS]`` and ``[SEP]`` they have.
         max_seq_length: longest row, special pieces included.
+        pairs: whether some are of two texts.
         fixed_length: whether rows are as long as that, whatever the texts; otherwise a batch's are
             as long as its longest.
+
+    Raises:
+        InputError: if ``max_seq_length`` leaves no room for text.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, max_seq_length: int, *, fixed_length: bool = False
+        self,
+        vocabulary: Vocabulary,
+        max_seq_length: int,
+        *,
+        pairs: bool = False,
+        fixed_length: bool = False,
     ) -> None:
+        check_room(max_seq_length, 3 if pairs else 2)
         self._special = (vocabulary.cls_id, vocabulary.sep_id, PADDING)
         self.max_seq_length = max_seq_length
         self.fixed_length = fixed_length

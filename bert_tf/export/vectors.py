@@ -46,7 +46,9 @@ def served(
     merge_projections(encoder.model)
     vocabulary = encoder.tokenizer.vocabulary
     tokenizer = GraphTokenizer(vocabulary, encoder.tokenizer.do_lower_case)
-    builder = RowBuilder(vocabulary, encoder.max_seq_length, fixed_length=settings.fixed_length)
+    builder = RowBuilder(
+        vocabulary, encoder.max_seq_length, pairs=True, fixed_length=settings.fixed_length
+    )
 
     def of_rows(inputs: Tensors) -> Tensors:
         return {"vector": tf.cast(encoder.forward(inputs), tf.float32)}
