@@ -1,6 +1,7 @@
 """What is exported says what Predictor says; a session loads it, as TF Serving does."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
 from bert_tf.cli.main import main
-from bert_tf.export import litert, onnx_file
+from bert_tf.errors import InputError
+from bert_tf.export import litert, onnx_file, other_runtimes
 from bert_tf.export.exporter import EXPORTERS
+from bert_tf.export.served_model import trace
 from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
+from bert_tf.use_config import Export
 
 LABELS = ("billing", "delivery", "other")
 
@@ -419,25 +423,52 @@ def test_a_conversion_is_measured(name, runs, tmp_path):
         assert report["metrics"]
 
 
-@pytest.mark.parametrize("broken", [np.nan, 0.5, None])
-def test_a_conversion_that_says_something_else_is_refused(
-    broken, runs, tmp_path, capsys, monkeypatch
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    """A model that is exported, and what conversions of it are compared with."""
+    run = serving_tasks.write_run(tmp_path_factory.mktemp("tagger") / "run", "tagging")
+    served = EXPORTERS["tagging"](run, Export(model_dir=str(run), export_dir="-"))
+    return served, trace(other_runtimes.numbers(served), None)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("name", ["scores", "label_ids"])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros_like, lambda values: values[:, :-1], lambda values: values + 0.5, np.negative],
+    ids=["zeros", "fewer", "more", "others"],
+)
+def test_a_conversion_that_says_something_else_is_refused(wrong, name, precision, tagger):
+    served, function = tagger
+    settings = Export(model_dir="-", export_dir="-", runtime="litert", precision=precision)
+
+    def right(inputs):
+        assert (inputs["input_ids"][:, 0] == served.vocabulary.cls_id).all()  # rows of texts
+        found = function(**{key: tf.constant(value) for key, value in inputs.items()})
+        return {key: value.numpy() for key, value in found.items()}
+
+    def broken(inputs):
+        outputs = right(inputs)
+        return outputs | {name: wrong(outputs[name])}
+
+    file = pathlib.Path(__file__)
+    report = other_runtimes.compare(served, function, right, file, settings)
+    assert report.differences == {"scores": 0.0, "label_ids": 0.0}
+    with pytest.raises(InputError, match=f"litert: the converted model.* {name} "):
+        other_runtimes.compare(served, function, broken, file, settings)
+
+
+def test_scores_that_are_no_numbers_are_refused_and_nothing_is_written(
+    runs, tmp_path, capsys, monkeypatch
 ):
     runner = litert.runner
 
-    def wrong(path):
+    def broken(path):
         run = runner(path)
+        return lambda inputs: {name: value * np.nan for name, value in run(inputs).items()}
 
-        def call(inputs):
-            outputs = run(inputs)
-            probabilities = outputs["probabilities"]
-            changed = probabilities[:, :-1] if broken is None else probabilities + broken
-            return outputs | {"probabilities": changed}
-
-        return call
-
-    monkeypatch.setattr(litert, "runner", wrong)
+    monkeypatch.setattr(litert, "runner", broken)
     command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
     assert main([*command, "--runtime=litert"]) == 2
-    assert "litert: the converted model" in capsys.readouterr().err
+    assert "litert: the converted model does not work" in capsys.readouterr().err
     assert [item.name for item in tmp_path.iterdir()] == [".lock"]

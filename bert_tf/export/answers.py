@@ -21,7 +21,7 @@ from bert_tf.export.served_model import (
     rows,
     texts,
 )
-from bert_tf.export.text_rows import RowBuilder
+from bert_tf.export.text_rows import ContextParts, RowBuilder, Rows
 from bert_tf.graph_tokenization import GraphTokenizer
 from bert_tf.tasks import question_answering
 from bert_tf.tasks.answer_finder import AnswerFinder
@@ -63,6 +63,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export, *, top_k: int = 5
             TOKENS: Signature(rows(), answers.of_rows),
         },
         sample={DEFAULT: sample},
+        rows_of=answers.rows_of,
         files=files,
     )
 
@@ -91,6 +92,26 @@ class _QuestionAnswers:
     def of_texts(self, inputs: Tensors) -> Tensors:
         """From strings [B] ``question`` and ``context``."""
         settings = self._finder.settings
+        found, parts, contexts = self._shown(inputs)
+        answers = best_answers(
+            self._finder.model(found._asdict(), training=False),
+            parts,
+            contexts,
+            n_best_size=settings.n_best_size,
+            max_answer_length=settings.max_answer_length,
+            with_null=settings.version_2_with_negative,
+            width=max(settings.n_best_size + 1, self._top_k),
+        )
+        return self._named(answers)
+
+    def rows_of(self, inputs: Tensors) -> Tensors:
+        """The model's inputs that show questions and contexts."""
+        found, *_ = self._shown(inputs)
+        return found._asdict()
+
+    def _shown(self, inputs: Tensors) -> tuple[Rows, ContextParts, Contexts]:
+        """The rows, which part of its context each shows, and the contexts."""
+        settings = self._finder.settings
         size = tf.size(inputs["question"])
         both = tf.concat([inputs["question"], inputs["context"]], axis=0)  # tokenized at once
         pieces, starts, ends = self._tokenizer.tokenize_with_offsets(both)
@@ -101,16 +122,7 @@ class _QuestionAnswers:
             doc_stride=settings.doc_stride,
         )
         points = tf.strings.unicode_decode(inputs["context"], "UTF-8", errors="ignore")
-        answers = best_answers(
-            self._finder.model(found._asdict(), training=False),
-            parts,
-            Contexts(points, starts[size:], ends[size:]),
-            n_best_size=settings.n_best_size,
-            max_answer_length=settings.max_answer_length,
-            with_null=settings.version_2_with_negative,
-            width=max(settings.n_best_size + 1, self._top_k),
-        )
-        return self._named(answers)
+        return found, parts, Contexts(points, starts[size:], ends[size:])
 
     def of_rows(self, inputs: Tensors) -> Tensors:
         """From the model's inputs: ``start_logits`` and ``end_logits``, float32 [B, S]."""

@@ -49,7 +49,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             "probabilities": probabilities,
         }
 
-    def of_texts(inputs: Tensors) -> Tensors:
+    def rows_of(inputs: Tensors) -> Tensors:
         choices = inputs["choices"]
         shape = tf.shape(choices)
         number = tf.repeat(tf.range(shape[0]), shape[1])  # [B * C], the question of each choice
@@ -57,11 +57,11 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         found = builder.of_pairs(contexts, tokenizer.tokenize(tf.reshape(choices, [-1])))
         there = tf.cast(choices != "", tf.int32)[:, :, tf.newaxis]
         row_shape = tf.concat([shape, tf.shape(found.input_ids)[1:]], axis=0)  # B, C, S
-        inputs = {
-            name: tf.reshape(part, row_shape) * there for name, part in found._asdict().items()
-        }
-        answers = of_rows(inputs)
-        return answers | {"choice": tf.gather(choices, answers["label"], batch_dims=1)}
+        return {name: tf.reshape(part, row_shape) * there for name, part in found._asdict().items()}
+
+    def of_texts(inputs: Tensors) -> Tensors:
+        answers = of_rows(rows_of(inputs))
+        return answers | {"choice": tf.gather(inputs["choices"], answers["label"], batch_dims=1)}
 
     return ServedModel(
         task="multiple_choice",
@@ -83,4 +83,5 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
                 "choices": ["The room was empty.", "The soup was cold."],
             }
         },
+        rows_of=rows_of,
     )

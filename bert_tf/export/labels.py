@@ -51,6 +51,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             TOKENS: Signature(rows(windows=windows), answers.of_rows),
         },
         sample={DEFAULT: {name: sample[name] for name in inputs}},
+        rows_of=answers.rows_of,
         files=label_file(classifier.labels),
         measure=lambda dev_file, run: classification.measure(
             classifier, dev_file, lambda inputs: _logits(run(inputs), classifier.task_type)
@@ -82,6 +83,10 @@ class _LabelAnswers:
 
     def of_texts(self, inputs: Tensors) -> Tensors:
         """From strings [B] ``text`` and, of pairs, ``text_b``."""
+        return self.of_rows(self.rows_of(inputs))
+
+    def rows_of(self, inputs: Tensors) -> Tensors:
+        """The model's inputs that show texts."""
         settings = self._classifier.settings
         pieces = self._tokenizer.tokenize(inputs["text"])
         if "text_b" in inputs:
@@ -91,7 +96,7 @@ class _LabelAnswers:
             found = self._rows.of_windows(pieces, stride, settings.max_windows)
         else:
             found = self._rows.of_texts(pieces, settings.long_text)
-        return self.of_rows(found._asdict())
+        return found._asdict()
 
     def of_rows(self, inputs: Tensors) -> Tensors:
         """From the model's inputs."""

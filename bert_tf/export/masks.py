@@ -56,6 +56,7 @@ def served(
             TOKENS: Signature(inputs, answers.of_rows),
         },
         sample={DEFAULT: {"text": sample["text"]}, PAIRS: sample},
+        rows_of=answers.rows_of,
     )
 
 
@@ -106,6 +107,13 @@ class _MaskAnswers:
         ]
         answers = self._of_masks(found, tf.concat(places, axis=1), tf.concat(positions, axis=1))
         return answers | {"in": tf.concat(names, axis=1).to_tensor("")}
+
+    def rows_of(self, inputs: Tensors) -> Tensors:
+        """The model's inputs that show texts, and where the masks in them are."""
+        encoded = self._encode(inputs["text"])
+        found = self._rows.of_texts(encoded.pieces)
+        places = self._places(found, encoded, segment=0).to_tensor(0)
+        return {**found._asdict(), "masked_lm_positions": tf.maximum(places, 0)}
 
     def of_rows(self, inputs: Tensors) -> Tensors:
         """From the model's inputs and int32 [B, M] ``masked_lm_positions``."""

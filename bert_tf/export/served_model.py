@@ -52,7 +52,8 @@ class ServedModel:
         vocabulary: its word pieces.
         signatures: by name; DEFAULT takes texts.
         sample: for some of them, what a request may hold: for each input one example's value. The
-            requests that warm a server up are made of it.
+            requests that warm a server up are made of it, and what conversions are tried on.
+        rows_of: takes the inputs of DEFAULT, returns those of TOKENS that show them.
         files: what else travels with it, by name.
         measure: takes a file of labelled examples and what computes outputs of TOKENS' inputs, as
             arrays; returns the task's metrics. None if the task has no such measure.
@@ -63,6 +64,7 @@ class ServedModel:
     vocabulary: Vocabulary
     signatures: Mapping[str, Signature]
     sample: Mapping[str, Mapping[str, Any]]
+    rows_of: Callable[[Tensors], Tensors]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     measure: Callable[[str, Run], dict[str, float]] | None = None
 
@@ -77,6 +79,13 @@ def rows(*names: str, windows: bool = False) -> dict[str, tf.TensorSpec]:
     shape = [None] * (3 if windows else 2)
     names = names or ("input_ids", "input_mask", "segment_ids")
     return {name: tf.TensorSpec(shape, tf.int32, name) for name in names}
+
+
+def longer(value: Any, times: int) -> Any:
+    """A sample's value, a text or several, with each text so many times."""
+    if isinstance(value, list):
+        return [longer(part, times) for part in value]
+    return " ".join([value] * times)
 
 
 def label_file(labels: Sequence[str]) -> dict[str, str]:

@@ -54,6 +54,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             TOKENS: Signature(inputs, answers.of_rows),
         },
         sample={DEFAULT: {"text": "Ada Lovelace lived in London."}},
+        rows_of=answers.rows_of,
         files=label_file(tagger.labels),
     )
 
@@ -74,12 +75,9 @@ class _TagAnswers:
         """From strings [B] ``text``."""
         found = self._words.find(inputs["text"])
         words = found.strings(found.starts, found.ends)  # [N]
-        pieces = self._tokenizer.tokenize(words)
-        word_rows = self._rows.of_words(pieces, found.texts, found.row_splits)
-        logits = self._tagger.model(
-            {**word_rows.rows._asdict(), "word_starts": word_rows.word_starts}, training=False
-        )
-        logits = tf.boolean_mask(logits, word_rows.word_starts > 0)  # [N, L]
+        shown = self._rows_of(found, words)
+        logits = self._tagger.model(shown, training=False)
+        logits = tf.boolean_mask(logits, shown["word_starts"] > 0)  # [N, L]
         lengths = found.row_splits[1:] - found.row_splits[:-1]
         label_ids, scores = self._decode(_filled_up(logits, found.row_splits, 0), lengths)
         is_word = tf.sequence_mask(lengths, tf.shape(label_ids)[1])  # [B, W]
@@ -94,6 +92,17 @@ class _TagAnswers:
             flat = (tf.boolean_mask(part, is_word) for part in (label_ids, scores))
             answers |= self._entities(found, *flat)
         return answers
+
+    def rows_of(self, inputs: Tensors) -> Tensors:
+        """The model's inputs that show texts."""
+        found = self._words.find(inputs["text"])
+        return self._rows_of(found, found.strings(found.starts, found.ends))
+
+    def _rows_of(self, found: FoundWords, words: tf.Tensor) -> Tensors:
+        """The model's inputs that show words, string [N]."""
+        pieces = self._tokenizer.tokenize(words)
+        shown = self._rows.of_words(pieces, found.texts, found.row_splits)
+        return {**shown.rows._asdict(), "word_starts": shown.word_starts}
 
     def of_rows(self, inputs: Tensors) -> Tensors:
         """From the model's inputs."""

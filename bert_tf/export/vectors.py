@@ -53,8 +53,8 @@ def served(
     def of_rows(inputs: Tensors) -> Tensors:
         return {"vector": tf.cast(encoder.forward(inputs), tf.float32)}
 
-    def of_texts(inputs: Tensors) -> Tensors:
-        return of_rows(builder.of_texts(tokenizer.tokenize(inputs["text"]))._asdict())
+    def rows_of(inputs: Tensors) -> Tensors:
+        return builder.of_texts(tokenizer.tokenize(inputs["text"]))._asdict()
 
     def of_pairs(inputs: Tensors) -> Tensors:
         text_a, text_b = (tokenizer.tokenize(inputs[name]) for name in ("text", "text_b"))
@@ -68,9 +68,10 @@ def served(
         config=encoder.model.config,
         vocabulary=vocabulary,
         signatures={
-            DEFAULT: Signature(texts("text"), of_texts),
+            DEFAULT: Signature(texts("text"), lambda inputs: of_rows(rows_of(inputs))),
             PAIRS: Signature(texts("text", "text_b"), of_pairs),
             TOKENS: Signature(rows(), of_rows),
         },
         sample={DEFAULT: {"text": sample["text"]}, PAIRS: sample},
+        rows_of=rows_of,
     )

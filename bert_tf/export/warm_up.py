@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from bert_tf.export.served_model import ServedModel
+from bert_tf.export.served_model import ServedModel, longer
 
 WARM_UP = "tf_serving_warmup_requests"
 BATCH_SIZES = (1, 8, 32)
@@ -50,12 +50,6 @@ def requests(
                 request = predict_pb2.PredictRequest()
                 request.model_spec.signature_name = name
                 for key, value in sample.items():
-                    longer = _repeated(value, repetitions)
-                    request.inputs[key].CopyFrom(tf.make_tensor_proto([longer] * size))
+                    values = [longer(value, repetitions)] * size
+                    request.inputs[key].CopyFrom(tf.make_tensor_proto(values))
                 yield request
-
-
-def _repeated(value: Any, times: int) -> Any:
-    if isinstance(value, list):
-        return [_repeated(part, times) for part in value]
-    return " ".join([value] * times)
