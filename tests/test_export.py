@@ -224,6 +224,28 @@ def test_masks_that_are_cut_away(runs, export):
     assert whole["in"].tolist() == [[b"text", b"text_b"]]
 
 
+def test_the_model_is_asked_about_the_masks_in_rows_alone(runs, monkeypatch):
+    asked = []
+    call = BertPretrainer.call
+
+    def recorded(self, inputs, **named):
+        asked.append(inputs["masked_lm_positions"].numpy().tolist())
+        return call(self, inputs, **named)
+
+    monkeypatch.setattr(BertPretrainer, "call", recorded)
+    settings = Export(model_dir="-", export_dir="-", max_seq_length=9)
+    signatures = EXPORTERS["fill_mask"](runs["pretraining"], settings).signatures
+    asked.clear()
+    many = tf.constant(["[MASK] a [MASK]" + "[MASK]" * 500, "a [MASK]", ""])
+    found = signatures["serving_default"].function({"text": many})
+    assert asked.pop() == [[1, 3, 4, 5, 6, 7], [2, 0, 0, 0, 0, 0], [0] * 6]
+    assert found["scores"].shape == (3, 502, 5)
+    assert tf.reduce_any(found["scores"] > 0, axis=2).numpy().sum(axis=1).tolist() == [6, 1, 0]
+    found = signatures["pairs"].function({"text": many, "text_b": many[::-1]})
+    assert asked.pop() == [[1, 3, 4, 5, 6], [2, 5, 0, 0, 0], [2, 4, 5, 6, 7]]
+    assert tf.reduce_any(found["scores"] > 0, axis=2).numpy().sum(axis=1).tolist() == [5, 2, 5]
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision(precision, runs, export):
     exact, half = export("single"), export("single", f"--precision={precision}")

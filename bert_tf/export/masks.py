@@ -4,6 +4,7 @@ Axes: B texts, S = seq_length, M = most masks of a text, K = top_k, N = parts be
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -90,30 +91,23 @@ class _MaskAnswers:
     def of_texts(self, inputs: Tensors) -> Tensors:
         """From strings [B] ``text``."""
         encoded = self._encode(inputs["text"])
-        found = self._rows.of_texts(encoded.pieces)
-        places = self._places(found, encoded, segment=0)
-        answers = self._of_masks(found, places, encoded.positions)
+        answers = self._of_masks(self._rows.of_texts(encoded.pieces), [encoded])
         return {name: answers[name] for name in ("position", "pieces", "scores")}
 
     def of_pairs(self, inputs: Tensors) -> Tensors:
         """From strings [B] ``text`` and ``text_b``."""
         encoded = [self._encode(inputs[name]) for name in ("text", "text_b")]
         found = self._rows.of_pairs(*(text.pieces for text in encoded))
-        places = [self._places(found, text, segment) for segment, text in enumerate(encoded)]
-        positions = [text.positions for text in encoded]
+        answers = self._of_masks(found, encoded)
         names = [
-            ragged.with_values(tf.fill(tf.shape(ragged.values), name))
-            for name, ragged in zip(("text", "text_b"), positions, strict=True)
+            positions.with_values(tf.fill(tf.shape(positions.values), name))
+            for name, (_, positions) in zip(("text", "text_b"), encoded, strict=True)
         ]
-        answers = self._of_masks(found, tf.concat(places, axis=1), tf.concat(positions, axis=1))
         return answers | {"in": tf.concat(names, axis=1).to_tensor("")}
 
     def rows_of(self, inputs: Tensors) -> Tensors:
         """The model's inputs that show texts, and where the masks in them are."""
-        encoded = self._encode(inputs["text"])
-        found = self._rows.of_texts(encoded.pieces)
-        places = self._places(found, encoded, segment=0).to_tensor(0)
-        return {**found._asdict(), "masked_lm_positions": tf.maximum(places, 0)}
+        return self._with_places(self._rows.of_texts(self._encode(inputs["text"]).pieces))
 
     def of_rows(self, inputs: Tensors) -> Tensors:
         """From the model's inputs and int32 [B, M] ``masked_lm_positions``."""
@@ -148,31 +142,50 @@ class _MaskAnswers:
         before += tf.range(tf.shape(before)[1]) * len(MASK)
         return _Encoded(of_texts, tf.RaggedTensor.from_tensor(before, parts.row_lengths() - 1))
 
-    def _places(self, found: Rows, encoded: _Encoded, segment: int) -> tf.RaggedTensor:
-        """Where in its row each mask of a text is, int32 [B, (masks)]; -1 if it is cut away."""
-        is_mask = (found.input_ids == self._vocabulary.mask_id) & (found.segment_ids == segment)
+    def _with_places(self, found: Rows) -> Tensors:
+        """Rows with ``masked_lm_positions``, of the masks that are in them."""
+        is_mask = found.input_ids == self._vocabulary.mask_id
         position = tf.broadcast_to(tf.range(tf.shape(is_mask)[1]), tf.shape(is_mask))
-        counts = encoded.positions.row_lengths()
-        kept = tf.ragged.boolean_mask(position, is_mask).to_tensor(-1)
-        lost = tf.reduce_max(tf.concat([counts, [0]], axis=0)) - tf.shape(kept, tf.int64)[1]
-        kept = tf.pad(kept, [[0, 0], [0, lost]], constant_values=-1)
-        return tf.RaggedTensor.from_tensor(kept, counts)
+        places = tf.ragged.boolean_mask(position, is_mask).to_tensor(0)
+        return {**found._asdict(), "masked_lm_positions": places}
 
-    def _of_masks(
-        self, found: Rows, places: tf.RaggedTensor, positions: tf.RaggedTensor
-    ) -> Tensors:
+    def _ranks(self, found: Rows, encoded: Sequence[_Encoded]) -> tf.Tensor:
+        """Which of its row's masks each mask of texts is, int32 [B, M]; -1 if it is cut away."""
+        ranks = []
+        before = tf.zeros_like(found.input_ids[:, 0])
+        for segment, (_, positions) in enumerate(encoded):
+            is_mask = (found.input_ids == self._vocabulary.mask_id) & (found.segment_ids == segment)
+            kept = tf.reduce_sum(tf.cast(is_mask, tf.int32), axis=1)  # [B], a text's first ones
+            text = positions.value_rowids()
+            rank = tf.ragged.range(tf.cast(positions.row_lengths(), tf.int32)).values
+            is_kept = rank < tf.gather(kept, text)
+            rank = tf.where(is_kept, tf.gather(before, text) + rank, -1)
+            ranks.append(positions.with_values(rank))
+            before += kept
+        return tf.concat(ranks, axis=1).to_tensor(-1)
+
+    def _of_masks(self, found: Rows, encoded: Sequence[_Encoded]) -> Tensors:
         """Answers for every mask of texts, in the rows that show them.
+
+        The model is asked about those alone that are in a row: of any others there may be as many
+        as a request can hold, each with as many logits as there are pieces.
 
         Args:
             found: the rows.
-            places: int32 [B, (masks)], of ``_places``.
-            positions: int32 [B, (masks)], in characters.
+            encoded: what they show, a text for each segment.
         """
-        dense = places.to_tensor(-1)  # [B, M]
-        answers = self.of_rows({**found._asdict(), "masked_lm_positions": tf.maximum(dense, 0)})
-        is_there = (dense >= 0)[:, :, tf.newaxis]
+        answers = self.of_rows(self._with_places(found))
+        ranks = self._ranks(found, encoded)
+
+        def of_all(name: str, nothing: object) -> tf.Tensor:
+            """[B, M, K] of those of the masks in rows."""
+            shape = tf.concat([tf.shape(ranks)[:1], [1, self._top_k]], axis=0)
+            values = tf.concat([tf.fill(shape, nothing), answers[name]], axis=1)
+            return tf.gather(values, ranks + 1, batch_dims=1)
+
         return answers | {
-            "position": positions.to_tensor(-1),
-            "pieces": tf.where(is_there, answers["pieces"], ""),
-            "scores": tf.where(is_there, answers["scores"], 0.0),
+            "position": tf.concat([text.positions for text in encoded], axis=1).to_tensor(-1),
+            "pieces": of_all("pieces", ""),
+            "piece_ids": of_all("piece_ids", -1),
+            "scores": of_all("scores", 0.0),
         }
