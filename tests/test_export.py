@@ -309,6 +309,10 @@ class TestTheFolder:
                 "tensorflow.saved_model.save",
                 tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
             ),
+            (
+                "tensorflow.io.TFRecordWriter",
+                tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
+            ),
         ],
     )
     def test_a_failure_leaves_nothing(self, function, error, runs, tmp_path, capsys, monkeypatch):

@@ -102,6 +102,9 @@ def write_saved_model(
 
     Returns:
         The traced functions by name.
+
+    Raises:
+        InputError: if there is no room for it, or no right to write.
     """
     module, traced = saveable(served.signatures, batch_size)
     # It calls the other, whose graph is there once.
@@ -112,5 +115,10 @@ def write_saved_model(
     save(module, folder, traced)
     extra = folder / EXTRA
     extra.mkdir(exist_ok=True)
-    write_warm_up(served, extra / WARM_UP, batch_size=batch_size)
+    try:
+        write_warm_up(served, extra / WARM_UP, batch_size=batch_size)
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"{extra / WARM_UP}: cannot write the warm-up requests: {reason(error)}"
+        ) from error
     return traced
