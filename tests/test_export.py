@@ -15,6 +15,7 @@ from bert_tf.cli.main import main
 from bert_tf.errors import InputError
 from bert_tf.export import litert, onnx_file, other_runtimes
 from bert_tf.export.exporter import EXPORTERS
+from bert_tf.export.saved_model import new_version
 from bert_tf.export.served_model import trace
 from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
 from bert_tf.use_config import Export
@@ -300,6 +301,24 @@ class TestTheFolder:
         assert capsys.readouterr().out == f"{tmp_path / '8'}\n"
         assert main([*command, "--version=8"]) == 2
         assert "version 8 is there already" in capsys.readouterr().err
+
+    def test_what_a_killed_export_left_is_removed_and_nothing_else(self, tmp_path):
+        with new_version(tmp_path, None) as (folder, _):
+            unfinished = folder.name
+        (tmp_path / unfinished / "variables").mkdir(parents=True)
+        others = {
+            ".cache.tmp",
+            ".1.tmp",
+            ".1.copy.0123abcd.tmp",
+            ".x.0123abcd.tmp",
+            "1.0123abcd.tmp",
+        }
+        for name in others:
+            (tmp_path / name).mkdir()
+        with new_version(tmp_path, None) as (folder, number):
+            assert number == 2
+            there = {item.name for item in tmp_path.iterdir()}
+            assert there == {*others, "1", ".lock", folder.name} - {unfinished}
 
     @pytest.mark.parametrize(
         ("function", "error"),

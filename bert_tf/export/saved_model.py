@@ -6,6 +6,7 @@ which are the requests that warm a server up and what a reader wants to know of 
 
 import contextlib
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,9 @@ from bert_tf.export.served_model import (
 from bert_tf.export.warm_up import WARM_UP, write_warm_up
 from bert_tf.output_file import whole_folder
 from bert_tf.run_folder import locked
+
+# A version's folder while it is written, as whole_folder names it; others write here as well.
+_UNFINISHED = re.compile(r"\.[0-9]+\.[0-9a-f]{8}\.tmp")
 
 
 def next_version(export_dir: pathlib.Path, version: int | None) -> int:
@@ -67,8 +71,9 @@ def new_version(
     """
     with locked(export_dir, "--export_dir"):
         number = next_version(export_dir, version)
-        for left in export_dir.glob(".*.tmp"):  # by an export that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for left in export_dir.iterdir():
+            if _UNFINISHED.fullmatch(left.name):  # by an export that was killed
+                shutil.rmtree(left, ignore_errors=True)
         with whole_folder(export_dir / str(number)) as folder:
             yield folder, number
 
