@@ -440,6 +440,21 @@ def test_other_runtimes_take_every_task(task, runtime, tmp_path):
     assert report["differences"].get("label_ids", 0.0) == 0.0
 
 
+def test_a_conversion_is_tried_on_rows_that_the_model_takes(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertClassifier(config, 3),
+        "run_classifier",
+        {"max_seq_length": 7},
+        LABELS,
+        max_position_embeddings=7,
+    )
+    command = ["export", f"--model_dir={run}", f"--export_dir={tmp_path}", "--runtime=litert"]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "1" / "conversion.json").read_text())
+    assert set(report["milliseconds"]) == {"1x7", "3x7", "8x7"}
+
+
 @pytest.mark.parametrize("name", ["single", "multi", "regression", "pairs"])
 def test_a_conversion_is_measured(name, runs, tmp_path):
     texts = PAIRS if name == "pairs" else TEXTS
