@@ -1,5 +1,6 @@
 """What is exported says what Predictor says; a session loads it, as TF Serving does."""
 
+import importlib.resources
 import json
 import pathlib
 
@@ -18,6 +19,7 @@ from bert_tf.export.exporter import EXPORTERS
 from bert_tf.export.saved_model import new_version
 from bert_tf.export.served_model import trace
 from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
+from bert_tf.tasks import classification
 from bert_tf.use_config import Export
 
 LABELS = ("billing", "delivery", "other")
@@ -375,6 +377,28 @@ def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
     assert main(["export", f"--model_dir={runs[name]}", f"--export_dir={folder}", *flags]) == 2
     assert message in capsys.readouterr().err
     assert [item.name for item in folder.glob("*")] in ([], [".lock"])
+
+
+def test_quickstart_leaves_what_is_in_the_export_dir(tmp_path, monkeypatch, capsys):
+    sample = importlib.resources.files("bert_tf") / "data" / "support_messages"
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertClassifier(config, 3),
+        "run_classifier",
+        {"max_seq_length": 19, "train_file": str(sample / "train.tsv")},
+        LABELS,
+    )
+    monkeypatch.setattr("bert_tf.default_checkpoint.obtain", lambda folder: folder)
+    monkeypatch.setattr(classification, "run", lambda settings: {"eval_accuracy": 0.5})
+    (tmp_path / "versions" / "1").mkdir(parents=True)
+    (tmp_path / "versions" / "1" / "mine.txt").write_text("mine")
+    flags = [f"--output_dir={run}", f"--export_dir={tmp_path / 'versions'}", "--text=the"]
+    for version in ("2", "3"):
+        assert main(["quickstart", *flags]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["label"] in LABELS
+        assert str(tmp_path / "versions" / version) in printed.err
+    assert (tmp_path / "versions" / "1" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

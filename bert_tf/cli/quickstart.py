@@ -4,7 +4,6 @@ import dataclasses
 import importlib.resources
 import json
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ class Quickstart:
     )
     output_dir: str = setting("runs/quickstart", "Where the model goes; replaced if it is there.")
     export_dir: str = setting(
-        "runs/quickstart_export", "Where the exported version 1 goes; replaced if it is there."
+        "runs/quickstart_export", "Where the exported version goes, beside those that are there."
     )
     checkpoints_dir: str = setting("checkpoints", "Where the pretrained checkpoint goes.")
 
@@ -86,10 +85,7 @@ def run(arguments: Sequence[str]) -> None:
     say("4 of 5: exporting")
     from bert_tf.export.exporter import export
 
-    shutil.rmtree(pathlib.Path(settings.export_dir) / "1", ignore_errors=True)
-    exported = export(
-        Export(model_dir=settings.output_dir, export_dir=settings.export_dir, version=1)
-    )
+    exported = export(Export(model_dir=settings.output_dir, export_dir=settings.export_dir))
 
     say("5 of 5: one message, answered by the export")
     answer = Predictor.load(exported).predict([settings.text])[0]
