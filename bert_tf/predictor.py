@@ -60,9 +60,9 @@ class Predictor:
 
         Args:
             model_dir: the ``output_dir`` of a finished training run, or a version that ``bert-tf
-                export`` wrote. For fill_mask, features and
-                similarity also the folder of a released checkpoint, or a ModelFiles that names
-                each file.
+                export`` wrote, or the folder of its versions, for the latest. For fill_mask,
+                features and similarity also the folder of a released checkpoint, or a ModelFiles
+                that names each file.
             batch_size: texts that go through the model at once.
             task: ``classification``, ``tagging``, ``multiple_choice``, ``question_answering``,
                 ``fill_mask``, or for any model ``features`` or ``similarity``; by default what the
@@ -78,11 +78,12 @@ class Predictor:
             InputError: if the folder holds no such model, or the task has no such option.
         """
         model = model_dir if isinstance(model_dir, ModelFiles) else pathlib.Path(model_dir)
-        if isinstance(model, pathlib.Path) and served_predictor.is_export(model):
-            served = served_predictor.load(model)
+        version = served_predictor.exported(model) if isinstance(model, pathlib.Path) else None
+        if version is not None:
+            served = served_predictor.load(version)
             if task not in (None, served.task) or options:
                 raise InputError(
-                    f"{model}: an export for {served.task}; it says what it was exported to say: "
+                    f"{version}: an export for {served.task}; it says what it was exported to say: "
                     "give no task and no options"
                 )
             return cls(served, batch_size)

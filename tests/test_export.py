@@ -304,6 +304,18 @@ class TestTheFolder:
         assert main([*command, "--version=8"]) == 2
         assert "version 8 is there already" in capsys.readouterr().err
 
+    def test_of_a_folder_of_versions_the_latest_answers(self, export, tmp_path, capsys):
+        for number, name in ((9, "single"), (10, "regression")):
+            (tmp_path / f"{number}").symlink_to(export(name).folder)
+        (tmp_path / "11").mkdir()  # empty
+        capsys.readouterr()
+        assert main(["predict", f"--model_dir={tmp_path}", "the"]) == 0
+        assert set(json.loads(capsys.readouterr().out)) == {"text", "score"}
+        assert main(["predict", f"--model_dir={tmp_path / '9'}", "the"]) == 0
+        assert json.loads(capsys.readouterr().out)["label"] in LABELS
+        assert main(["predict", f"--model_dir={tmp_path}", "--top_k=3", "the"]) == 2
+        assert f"{tmp_path / '10'}: an export for classification" in capsys.readouterr().err
+
     def test_what_a_killed_export_left_is_removed_and_nothing_else(self, tmp_path):
         with new_version(tmp_path, None) as (folder, _):
             unfinished = folder.name
@@ -464,7 +476,7 @@ def test_other_runtimes_take_every_task(task, runtime, tmp_path):
     assert report["differences"].get("label_ids", 0.0) == 0.0
 
 
-def test_a_conversion_is_tried_on_rows_that_the_model_takes(tmp_path):
+def test_a_conversion_is_tried_on_rows_that_the_model_takes(tmp_path, capsys):
     run = make_run(
         tmp_path / "run",
         lambda config: BertClassifier(config, 3),
@@ -477,6 +489,11 @@ def test_a_conversion_is_tried_on_rows_that_the_model_takes(tmp_path):
     assert main(command) == 0
     report = json.loads((tmp_path / "1" / "conversion.json").read_text())
     assert set(report["milliseconds"]) == {"1x7", "3x7", "8x7"}
+    for folder in (tmp_path, tmp_path / "1"):
+        assert main(["predict", f"--model_dir={folder}", "the"]) == 2
+        said = capsys.readouterr().err
+        assert f"{tmp_path / '1'}: exported for another runtime, LiteRT or ONNX" in said
+        assert "--runtime=tensorflow" in said
 
 
 @pytest.mark.parametrize("name", ["single", "multi", "regression", "pairs"])

@@ -16,7 +16,8 @@ USAGE = """usage: bert-tf predict --model_dir=DIR [TEXT ...] [--flags]
 Answers each TEXT, or each line of --input_file, or each line of standard input: with labels, with
 one of several choices, with an answer from a context, with what may stand for [MASK], with a
 vector, or with how similar two texts are. In a pair, a tab separates the two texts; before each
-choice there is one. Prints one JSON object per text."""
+choice there is one. Prints one JSON object per text. DIR may also be a version that bert-tf export
+wrote, or the folder of a model's versions, of which the latest answers."""
 
 
 def run(arguments: Sequence[str]) -> None:

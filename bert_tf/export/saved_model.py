@@ -23,6 +23,7 @@ from bert_tf.export.served_model import (
     of_examples,
     saveable,
     trace,
+    versions,
 )
 from bert_tf.export.warm_up import WARM_UP, write_warm_up
 from bert_tf.output_file import whole_folder
@@ -42,7 +43,7 @@ def next_version(export_dir: pathlib.Path, version: int | None) -> int:
     Raises:
         InputError: if it is there already.
     """
-    there = [int(item.name) for item in export_dir.glob("[0-9]*") if item.name.isdecimal()]
+    there = versions(export_dir)
     if version is None:
         return max(there, default=0) + 1
     if version in there:

@@ -6,6 +6,7 @@ texts as serialized ``tf.train.Example``.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,12 @@ class ServedModel:
     rows_of: Callable[[Tensors], Tensors]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     measure: Callable[[str, Run], dict[str, float]] | None = None
+
+
+def versions(export_dir: pathlib.Path) -> dict[int, pathlib.Path]:
+    """The folders of a model's versions by their numbers, as a server reads them."""
+    named = export_dir.glob("[0-9]*")
+    return {int(item.name): item for item in named if item.name.isdecimal()}
 
 
 def texts(*names: str) -> dict[str, tf.TensorSpec]:

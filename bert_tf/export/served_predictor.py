@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf import run_folder
 from bert_tf.errors import InputError, reason
 from bert_tf.export.model_card import CARD
-from bert_tf.export.served_model import DEFAULT, EXTRA, PAIRS
+from bert_tf.export.served_model import DEFAULT, EXTRA, PAIRS, versions
 from bert_tf.tasks.choice_predictor import read_question
 from bert_tf.tasks.fill_mask import MASK, refuse_without_mask
 from bert_tf.tasks.task_predictor import (
@@ -31,9 +32,27 @@ from bert_tf.tasks.task_predictor import (
 Row = Mapping[str, Any]
 
 
-def is_export(folder: pathlib.Path) -> bool:
-    """Whether a folder is an exported version."""
-    return (folder / "saved_model.pb").is_file()
+def exported(folder: pathlib.Path) -> pathlib.Path | None:
+    """The exported version that a folder is; of a folder of versions the latest, as servers do.
+
+    Raises:
+        InputError: if that is for another runtime.
+    """
+    if not (folder / run_folder.BERT_CONFIG).is_file():
+        there = {n: version for n, version in versions(folder).items() if _holds_model(version)}
+        folder = there[max(there)] if there else folder
+    if (folder / CARD).is_file():
+        raise InputError(
+            f"{folder}: exported for another runtime, LiteRT or ONNX, which takes ids of word "
+            "pieces; give a version of --runtime=tensorflow, or the folder of the run that it was "
+            "made of"
+        )
+    return folder if _holds_model(folder) else None
+
+
+def _holds_model(folder: pathlib.Path) -> bool:
+    """Whether a folder is an exported version, for whichever runtime."""
+    return (folder / "saved_model.pb").is_file() or (folder / CARD).is_file()
 
 
 def load(folder: pathlib.Path) -> "ServedPredictor":
