@@ -282,6 +282,13 @@ class TestTheFolder:
         assert card["task"] == "classification"
         assert set(card["signatures"]) == {"serving_default", "tokens", "examples"}
         assert card["signatures"]["serving_default"]["inputs"] == {"text": "string [None]"}
+        assert card["exported"] == {
+            "max_seq_length": 19,
+            "do_lower_case": True,
+            "fixed_length": False,
+            "batch_size": "any",
+        }
+        assert "## Export\n\n- max_seq_length: 19\n" in (extra / "model_card.md").read_text()
         assert (extra / "labels.txt").read_text().split() == list(LABELS)
         for name in ("vocab.txt", "bert_config.json"):
             assert (extra / name).read_text() == (runs["single"] / name).read_text()
@@ -363,6 +370,28 @@ class TestTheFolder:
         assert (tmp_path / "1" / "saved_model.pb").is_file()
 
 
+def test_quickstart_leaves_what_is_in_the_export_dir(tmp_path, monkeypatch, capsys):
+    sample = importlib.resources.files("bert_tf") / "data" / "support_messages"
+    run = make_run(
+        tmp_path / "run",
+        lambda config: BertClassifier(config, 3),
+        "run_classifier",
+        {"max_seq_length": 19, "train_file": str(sample / "train.tsv")},
+        LABELS,
+    )
+    monkeypatch.setattr("bert_tf.default_checkpoint.obtain", lambda folder: folder)
+    monkeypatch.setattr(classification, "run", lambda settings: {"eval_accuracy": 0.5})
+    (tmp_path / "versions" / "1").mkdir(parents=True)
+    (tmp_path / "versions" / "1" / "mine.txt").write_text("mine")
+    flags = [f"--output_dir={run}", f"--export_dir={tmp_path / 'versions'}", "--text=the"]
+    for version in ("2", "3"):
+        assert main(["quickstart", *flags]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["label"] in LABELS
+        assert str(tmp_path / "versions" / version) in printed.err
+    assert (tmp_path / "versions" / "1" / "mine.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
@@ -391,26 +420,16 @@ def test_wrong_flags(name, flags, message, runs, tmp_path, capsys):
     assert [item.name for item in folder.glob("*")] in ([], [".lock"])
 
 
-def test_quickstart_leaves_what_is_in_the_export_dir(tmp_path, monkeypatch, capsys):
-    sample = importlib.resources.files("bert_tf") / "data" / "support_messages"
-    run = make_run(
-        tmp_path / "run",
-        lambda config: BertClassifier(config, 3),
-        "run_classifier",
-        {"max_seq_length": 19, "train_file": str(sample / "train.tsv")},
-        LABELS,
-    )
-    monkeypatch.setattr("bert_tf.default_checkpoint.obtain", lambda folder: folder)
-    monkeypatch.setattr(classification, "run", lambda settings: {"eval_accuracy": 0.5})
-    (tmp_path / "versions" / "1").mkdir(parents=True)
-    (tmp_path / "versions" / "1" / "mine.txt").write_text("mine")
-    flags = [f"--output_dir={run}", f"--export_dir={tmp_path / 'versions'}", "--text=the"]
-    for version in ("2", "3"):
-        assert main(["quickstart", *flags]) == 0
-        printed = capsys.readouterr()
-        assert json.loads(printed.out)["label"] in LABELS
-        assert str(tmp_path / "versions" / version) in printed.err
-    assert (tmp_path / "versions" / "1" / "mine.txt").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("task", "flags", "settings"),
+    [
+        ("fill_mask", {"top_k": 3, "do_lower_case": False}, {}),
+        ("features", {"pooling": "max", "layer": 0}, {"normalize": False, "do_lower_case": True}),
+    ],
+)
+def test_what_a_model_is_exported_with_is_known(task, flags, settings, runs):
+    served = EXPORTERS[task](runs["pretraining"], Export(model_dir="-", export_dir="-"), **flags)
+    assert served.settings == {"max_seq_length": 41, **flags, **settings}
 
 
 @pytest.mark.parametrize(

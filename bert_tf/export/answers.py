@@ -64,6 +64,11 @@ def served(model: pathlib.Path | ModelFiles, settings: Export, *, top_k: int = 5
         },
         sample={DEFAULT: sample},
         rows_of=answers.rows_of,
+        settings={
+            "max_seq_length": finder.settings.max_seq_length,
+            "do_lower_case": finder.tokenizer.do_lower_case,
+            "top_k": top_k,
+        },
         files=files,
     )
 

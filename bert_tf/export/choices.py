@@ -84,4 +84,8 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             }
         },
         rows_of=rows_of,
+        settings={
+            "max_seq_length": scorer.settings.max_seq_length,
+            "do_lower_case": scorer.tokenizer.do_lower_case,
+        },
     )

@@ -52,6 +52,10 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         },
         sample={DEFAULT: {name: sample[name] for name in inputs}},
         rows_of=answers.rows_of,
+        settings={
+            "max_seq_length": classifier.settings.max_seq_length,
+            "do_lower_case": classifier.tokenizer.do_lower_case,
+        },
         files=label_file(classifier.labels),
         measure=lambda dev_file, run: classification.measure(
             classifier, dev_file, lambda inputs: _logits(run(inputs), classifier.task_type)

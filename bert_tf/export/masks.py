@@ -58,6 +58,11 @@ def served(
         },
         sample={DEFAULT: {"text": sample["text"]}, PAIRS: sample},
         rows_of=answers.rows_of,
+        settings={
+            "max_seq_length": pretrained.max_seq_length,
+            "do_lower_case": pretrained.tokenizer.do_lower_case,
+            "top_k": top_k,
+        },
     )
 
 

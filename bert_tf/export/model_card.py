@@ -42,6 +42,7 @@ def write_model_card(
         "signatures": {name: _described(function) for name, function in signatures.items()},
         "runtime": settings.runtime,
         "precision": settings.precision,
+        "exported": _exported(served, settings),
         "trained": _training(model),
         "metrics": _metrics(model),
         "made_with": {name: metadata.version(name) for name in ("bert-tf", "tensorflow", "keras")},
@@ -77,6 +78,13 @@ def _shape(shape: tf.TensorShape) -> list[int | None]:
     return list(shape) if shape.rank is not None else []
 
 
+def _exported(served: ServedModel, settings: Export) -> dict[str, Any]:
+    """What the model was exported with."""
+    shapes = {"fixed_length": settings.fixed_length, "batch_size": settings.batch_size or "any"}
+    # Other runtimes take rows of any length and number.
+    return {**served.settings, **(shapes if settings.runtime == "tensorflow" else {})}
+
+
 def _training(model: pathlib.Path | ModelFiles) -> dict[str, Any]:
     """How the model was made, as far as its folder says."""
     if isinstance(model, ModelFiles):
@@ -110,7 +118,12 @@ def _text(card: Mapping[str, Any]) -> str:
         for kind, of in signature.items():
             lines += [f"{kind}:", ""]
             lines += [f"- `{key}`: {what}" for key, what in of.items()] + [""]
-    for title, key in (("Metrics", "metrics"), ("Training", "trained"), ("Made with", "made_with")):
+    for title, key in (
+        ("Export", "exported"),
+        ("Metrics", "metrics"),
+        ("Training", "trained"),
+        ("Made with", "made_with"),
+    ):
         lines += [f"## {title}", ""]
         lines += [f"- {name}: {value}" for name, value in card[key].items()] or ["- not known"]
         lines.append("")

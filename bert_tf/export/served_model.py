@@ -55,6 +55,7 @@ class ServedModel:
         sample: for some of them, what a request may hold: for each input one example's value. The
             requests that warm a server up are made of it, and what conversions are tried on.
         rows_of: takes the inputs of DEFAULT, returns those of TOKENS that show them.
+        settings: what the functions were made with, as resolved, by the names of the flags.
         files: what else travels with it, by name.
         measure: takes a file of labelled examples and what computes outputs of TOKENS' inputs, as
             arrays; returns the task's metrics. None if the task has no such measure.
@@ -66,6 +67,7 @@ class ServedModel:
     signatures: Mapping[str, Signature]
     sample: Mapping[str, Mapping[str, Any]]
     rows_of: Callable[[Tensors], Tensors]
+    settings: Mapping[str, Any]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     measure: Callable[[str, Run], dict[str, float]] | None = None
 

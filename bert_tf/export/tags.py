@@ -55,6 +55,10 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         },
         sample={DEFAULT: {"text": "Ada Lovelace lived in London."}},
         rows_of=answers.rows_of,
+        settings={
+            "max_seq_length": tagger.settings.max_seq_length,
+            "do_lower_case": tagger.tokenizer.do_lower_case,
+        },
         files=label_file(tagger.labels),
     )
 

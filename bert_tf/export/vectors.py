@@ -74,4 +74,11 @@ def served(
         },
         sample={DEFAULT: {"text": sample["text"]}, PAIRS: sample},
         rows_of=rows_of,
+        settings={
+            "max_seq_length": encoder.max_seq_length,
+            "do_lower_case": encoder.tokenizer.do_lower_case,
+            "pooling": pooling,
+            "layer": layer,
+            "normalize": normalize,
+        },
     )
