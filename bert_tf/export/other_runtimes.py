@@ -165,10 +165,10 @@ def compare(
         key = "x".join(map(str, inputs["input_ids"].shape))
         milliseconds[key] = _milliseconds(functools.partial(run, inputs))
         expected_milliseconds[key] = _milliseconds(functools.partial(exact, inputs))
-    differences = {
-        name: _difference(what, name, *map(np.concatenate, zip(*parts, strict=True)), precision)
-        for name, parts in outputs.items()
-    }
+    differences = {}
+    for name, parts in outputs.items():
+        converted, original = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        differences[name] = _difference(what, name, converted, original, precision)
     size = path.stat().st_size
     weights = sum(4 * int(np.prod(variable.shape)) for variable in function.variables)
     metrics, expected_metrics = (_measured(served, one, settings) for one in (run, exact))
