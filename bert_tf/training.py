@@ -272,8 +272,14 @@ class Trainer(orbit.StandardTrainer):
         """Tokens without padding of all batches so far."""
         return int(self._num_tokens.numpy())
 
-    def compile_ahead(self, dataset: tf.data.Dataset, *, shows_progress: bool) -> Iterator[None]:
-        """What there is to do before the first of these batches; nothing without XLA.
+    def compile_ahead(
+        self, dataset_from: Callable[[], tf.data.Dataset], *, shows_progress: bool
+    ) -> Iterator[None]:
+        """What there is to do before the first step; nothing without XLA.
+
+        Args:
+            dataset_from: gives all batches to come; they are made for XLA alone.
+            shows_progress: whether there is a line of progress.
 
         Yields:
             Now and then, with all weights as they were.
@@ -284,7 +290,7 @@ class Trainer(orbit.StandardTrainer):
             variables = [variable.value for variable in changed]
             variables += [] if step.loss_scale is None else step.loss_scale.variables
             interval = progress_interval() if shows_progress else None
-            yield from self._replica_step.compile_ahead(dataset, variables, interval)
+            yield from self._replica_step.compile_ahead(dataset_from(), variables, interval)
 
     def create_train_loop_fn(self) -> Callable[[Any, tf.Tensor], None]:
         """Some steps as one graph, so that the host looks in once per loop.
@@ -596,7 +602,7 @@ def train(
                 _smaller_step(step),
             ),
         ):
-            for _ in trainer.compile_ahead(dataset_from(first_step), shows_progress=writes):
+            for _ in trainer.compile_ahead(lambda: dataset_from(first_step), shows_progress=writes):
                 stop_if_asked(first_step)
             controller.train(num_train_steps)
             stop_if_asked(num_train_steps)
