@@ -381,7 +381,7 @@ def write_tensors(tensors: Mapping[str, tf.Tensor | np.ndarray], path: Path) -> 
 
 
 class ResumePoints(tf.train.CheckpointManager):
-    """What a run can go on from: weights, slots and the number of updates; the last two are kept.
+    """What a run can go on from: weights, slots and the number of updates; the last few are kept.
 
     The order of the data and the masks of dropout are functions of (seed, step), so there is
     nothing else to keep. A point that cannot be read does not count, and the one before it does:
@@ -392,6 +392,7 @@ class ResumePoints(tf.train.CheckpointManager):
         optimizer: its optimizer, with slots.
         folder: where the files go.
         interval: updates between two of them.
+        max_to_keep: how many are kept.
         loss_scale: of the run, if it has one.
         writes: whether this process writes them; else it only reads what another one wrote.
 
@@ -406,6 +407,7 @@ class ResumePoints(tf.train.CheckpointManager):
         folder: Path,
         interval: int,
         *,
+        max_to_keep: int = 2,
         loss_scale: LossScale | None = None,
         writes: bool = True,
     ) -> None:
@@ -423,7 +425,7 @@ class ResumePoints(tf.train.CheckpointManager):
         super().__init__(
             state,
             os.fspath(folder),
-            max_to_keep=2,
+            max_to_keep=max_to_keep,
             step_counter=optimizer.iterations.value,
             checkpoint_interval=interval,
         )

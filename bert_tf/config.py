@@ -292,6 +292,12 @@ class Training(Devices, ModelUse):
     save_checkpoints_steps: int = setting(
         1000, "How often the run can be resumed from.", unimportant=True
     )
+    keep_checkpoint_max: int = setting(
+        2,
+        "How many of the last points to resume from are kept; where one turns out damaged, the run "
+        "goes on from the one before.",
+        unimportant=True,
+    )
     overwrite: bool = setting(
         False,
         "Whether to replace another run in output_dir, or its results.",
@@ -318,6 +324,7 @@ class Training(Devices, ModelUse):
             "eval_batch_size",
             "log_steps",
             "save_checkpoints_steps",
+            "keep_checkpoint_max",
         )
         if self.train_batch_size % (self.micro_batch_size or 1):
             raise InputError(

@@ -493,6 +493,7 @@ def train(
     examples_per_step: int,
     log_steps: int,
     save_checkpoints_steps: int,
+    keep_checkpoint_max: int = 2,
     rows_per_step: int | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     eval_steps: int | None = None,
@@ -515,6 +516,7 @@ def train(
         examples_per_step: size of the global batch.
         log_steps: how often a step is logged.
         save_checkpoints_steps: how often the run can be resumed from.
+        keep_checkpoint_max: how many of those points are kept.
         rows_per_step: of the global batch, where examples share rows.
         evaluate: gives values to log beside those of the step, under names of their own.
         eval_steps: how often that is done; in any case it is after the last step.
@@ -533,6 +535,7 @@ def train(
         step.optimizer,
         folder / "resume",
         save_checkpoints_steps,
+        max_to_keep=keep_checkpoint_max,
         loss_scale=step.loss_scale,
         writes=writes,
     )

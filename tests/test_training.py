@@ -603,6 +603,12 @@ def test_a_damaged_resume_point_is_named(tiny_config, tmp_path):
         train_tiny(tiny_config, tmp_path)
 
 
+def test_the_last_points_are_kept(tiny_config, tmp_path):
+    train_tiny(tiny_config, tmp_path, last=5, save_checkpoints_steps=1, keep_checkpoint_max=3)
+    kept = {path.stem for path in (tmp_path / "resume").glob("*.index")}
+    assert kept == {"ckpt-3", "ckpt-4", "ckpt-5"}
+
+
 def test_a_run_goes_back_to_the_point_before_a_damaged_one_bit_for_bit(
     tiny_config, tmp_path, caplog
 ):

@@ -250,6 +250,7 @@ class _TrainingRun:
             examples_per_step=settings.train_batch_size,
             log_steps=settings.log_steps,
             save_checkpoints_steps=settings.save_checkpoints_steps,
+            keep_checkpoint_max=settings.keep_checkpoint_max,
             rows_per_step=self.plan.shape[1],
             xla=settings.xla,
         )

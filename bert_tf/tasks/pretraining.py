@@ -201,6 +201,7 @@ def _train(settings: Pretraining) -> dict[str, float]:
                 examples_per_step=settings.train_batch_size,
                 log_steps=settings.log_steps,
                 save_checkpoints_steps=settings.save_checkpoints_steps,
+                keep_checkpoint_max=settings.keep_checkpoint_max,
                 rows_per_step=rows,
                 evaluate=evaluate if settings.eval_steps else None,
                 eval_steps=settings.eval_steps,
