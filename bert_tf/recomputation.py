@@ -58,7 +58,8 @@ def recomputed(
 def _once_known(other: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """``x``, but not before ``other``: plus a 0 that no optimizer knows to be one.
 
-    A control dependency would not do: XLA does not see it.
+    A control dependency would not do, as XLA does not see it, nor would a comparison whose outcome
+    it can tell, such as that of an absolute value with 0.
     """
     first = tf.reduce_max(tf.reshape(other, [-1])[:1])  # of an empty tensor too
-    return x + tf.cast(tf.abs(first) < 0, x.dtype)
+    return x + tf.cast(tf.math.is_nan(first), x.dtype)

@@ -79,6 +79,24 @@ class Recomputed(TrainStep):
         super().__init__(*arguments, recompute=True, **more)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_xla_computes_the_layers_again_too(config, make_inputs, policy):
+    """XLA merges equal computations; the second one of a layer must not be equal for it."""
+    model = BertClassifier(config, 3, dtype=policy)
+    inputs = {name: tf.constant(value) for name, value in make_inputs(config).items()}
+    num_norms = {}
+    for recompute in (False, True):
+        model.bert.recompute = recompute
+
+        @tf.function(jit_compile=True, autograph=False)
+        def gradients(inputs):
+            return differentiate(model, inputs, (5, 1))[1]
+
+        program = gradients.experimental_get_compiler_ir(inputs)(stage="optimized_hlo")
+        num_norms[recompute] = program.count(" rsqrt(")
+    assert num_norms[True] == num_norms[False] + 2 * config.num_hidden_layers
+
+
 @pytest.mark.parametrize("micro_batch_size", [None, 2])
 def test_five_steps_give_the_same_weights(config, micro_batch_size):
     expected, initial, values = take_steps("pretrainer", TrainStep, config, None, micro_batch_size)
