@@ -108,10 +108,10 @@ class Served:
 
     Attributes:
         task: which.
-        run: the folder of the run.
         folder: of the version, moved.
         signatures: as Python loads them.
         asked: what a Predictor would be asked, for each of the first requests.
+        expected: what the run's Predictor answers to all of that.
         requests: (signature, name -> array) each.
         responses: name -> array each.
         warming: the requests that warm a server up.
@@ -120,10 +120,10 @@ class Served:
     """
 
     task: str
-    run: pathlib.Path
     folder: pathlib.Path
     signatures: Mapping[str, Callable]
     asked: list
+    expected: list
     requests: list
     responses: list
     warming: list
@@ -171,10 +171,10 @@ def served(request, program, export, testdata, tmp_path_factory):
     assert finished.returncode == 0, finished.stderr
     return Served(
         task=task,
-        run=run_folder,
         folder=folder,
         signatures=signatures,
         asked=asked,
+        expected=Predictor.load(run_folder, task=task).predict(questions),
         requests=requests,
         responses=responses[: len(requests)],
         warming=list(read_requests(warm_up)),
@@ -191,8 +191,7 @@ def test_answers_are_those_of_predictor(served):
         for answer in serving_tasks.answers(served.task, outputs, asked)
     ]
     assert len(found) > 50
-    expected = Predictor.load(served.run, task=served.task).predict(questions)
-    for question, answer, other in zip(questions, found, expected, strict=True):
+    for question, answer, other in zip(questions, found, served.expected, strict=True):
         said = {key: value for key, value in other.items() if key in answer}
         assert set(other) - set(said) <= set(serving_tasks.ORDER), question
         serving_tasks.assert_same(answer, said, repr(question))
@@ -200,7 +199,7 @@ def test_answers_are_those_of_predictor(served):
 
 def test_predictor_answers_from_the_export_alone(served):
     asked = [question for part in served.asked[:2] for question in part]
-    expected = Predictor.load(served.run, task=served.task).predict(asked)
+    expected = served.expected[: len(asked)]
     exported = Predictor.load(served.folder, batch_size=7)
     found = exported.predict(asked)
     for question, answer, other in zip(asked, found, expected, strict=True):
