@@ -25,6 +25,9 @@ LENGTH_MULTIPLE = 8
 SORT_WINDOW = 32
 # What is ragged and holds positions in the row, from 0 in each example.
 POSITIONS = ("word_starts",)
+# A data set hands its functions to AutoGraph, which takes most of a second before the first batch
+# and finds nothing to convert.
+_as_written = tf.autograph.experimental.do_not_convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +173,7 @@ def batches(
     # The size of all batches; None where a plan's last one is smaller.
     batch_size = None if len(plan) and plan.min() < 0 else plan.shape[1]
 
+    @_as_written
     def gather(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         if batch_size is None:
             examples = tf.boolean_mask(examples, examples >= 0)  # [B]
@@ -208,6 +212,7 @@ def filled(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         ``example_ids`` are -1.
     """
 
+    @_as_written
     def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         size = tf.shape(batch["input_ids"])[0]
         whole = {}
@@ -249,6 +254,7 @@ def shared_batches(features: Features, plan: np.ndarray, seq_length: int) -> tf.
     pieces, starts, lengths = constants(texts.input_ids)
     ragged = {name: constants(values) for name, values in features.ragged.items()}
 
+    @_as_written
     def gather(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         is_example = examples >= 0  # [R, K]
         examples = tf.maximum(examples, 0)

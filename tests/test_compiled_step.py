@@ -1,9 +1,8 @@
 """XLA compiles a step for each shape of a batch, and before the first step."""
 
 import json
-import os
-import subprocess
-import sys
+
+from forked import run_forked
 
 # XLA writes a file for each program that it compiles; its flags are read once in a process.
 SCRIPT = """
@@ -42,11 +41,7 @@ print(json.dumps(found))
 
 
 def test_every_shape_is_compiled_once_and_ahead_and_nothing_is_changed_by_it(tmp_path):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    run = run_forked(SCRIPT, tmp_path, XLA_FLAGS=f"--xla_dump_to={tmp_path}")
     assert run.returncode == 0, run.stderr
     sum_of_steps = sum(2 * length * length for length in (8, 16, 8, 24, 16, 8))
     expected = [[1, 5], [2, 5], [3, 5], [3, 5 + sum_of_steps]]

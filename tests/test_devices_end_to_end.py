@@ -1,23 +1,15 @@
 """A command on several devices and workers, as a user starts it: it does what one device does."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import COMMAND, Forked
 from test_distribution import free_hosts
 
 WORDS = {"pos": ["good", "great", "love"], "neg": ["bad", "war", "death"]}
 FILLER = ["the", "a", "of", "film", "story", "house", "man", "year"]
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent),
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +44,10 @@ def train(flags, tmp_path_factory):
 
     def train(*more):
         folder = tmp_path_factory.mktemp("run") / "out"
-        command = [sys.executable, "-m", "bert_tf.cli.main", "run_classifier", *flags]
         workers = [
-            subprocess.Popen(
-                [*command, f"--output_dir={folder}", *of_worker],
-                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
+            Forked(COMMAND, "run_classifier", *flags, f"--output_dir={folder}", *of_worker)
             for of_worker in more
-        ]  # fmt: skip
+        ]
         try:
             said = [worker.communicate(timeout=280) for worker in workers]
         finally:

@@ -3,16 +3,13 @@
 import contextlib
 import dataclasses
 import json
-import os
-import pathlib
 import re
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from forked import Forked, run_forked
 
 from bert_tf.config import Classification
 from bert_tf.distribution import _place_in_cluster, devices_of
@@ -103,8 +100,8 @@ def run(tiny_config, make_inputs, tmp_path_factory):
     def train_together(folder, *flags):
         with running(folder, *flags) as processes:
             for process in processes:
-                output, _ = process.communicate(timeout=300)
-                assert process.returncode == 0, output
+                said = process.communicate(timeout=300)
+                assert process.returncode == 0, said
         final = np.load(folder / "final.npz")
         return (
             [final[f"arr_{i}"] for i in range(len(final))],
@@ -115,22 +112,10 @@ def run(tiny_config, make_inputs, tmp_path_factory):
     return new_folder, train_together, initial, paths
 
 
-def start(code, *arguments, **environment):
-    """A Python process that has this repository's package."""
-    root = str(pathlib.Path(__file__).resolve().parent.parent)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root, **environment},
-    )
-
-
 @contextlib.contextmanager
 def running(folder, *flags, until=None):
     """A run's processes, as soon as it has written a file; none of them is left at the end."""
-    processes = [start(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
+    processes = [Forked(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
     try:
         limit = time.monotonic() + 200
         while until and not (folder / until).exists() and time.monotonic() < limit:
@@ -200,10 +185,10 @@ def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
     with running(folder, *workers(3, delay=0.5), until="resume/checkpoint") as processes:
         processes[1].kill()
         for number in (0, 2):
-            output, _ = processes[number].communicate(timeout=90)
+            _, said = processes[number].communicate(timeout=90)
             assert processes[number].returncode == 2
-            assert re.search(r"bert-tf: another worker is (probably )?gone \(.*\w+.*\)", output)
-            assert "gone (Graph execution error" not in output
+            assert re.search(r"bert-tf: another worker is (probably )?gone \(.*\w+.*\)", said)
+            assert "gone (Graph execution error" not in said
     assert not (folder / "final.npz").exists()
     final, _ = train_together(folder, *workers(2))
     log = (folder / "train_log.jsonl").read_text().splitlines()
@@ -217,7 +202,7 @@ def test_a_sigterm_to_one_worker_stops_all_after_the_same_step(run, alone):
     folder = new_folder("stopped")
     with running(folder, *workers(2, delay=0.5), until="train_log.jsonl") as processes:
         processes[1].terminate()
-        outputs = [process.communicate(timeout=90)[0] for process in processes]
+        outputs = ["".join(process.communicate(timeout=90)) for process in processes]
     stops = [re.findall(r"stopped by SIGTERM after step (\d+) of 20", said) for said in outputs]
     assert stops[0] and stops[0] == stops[1], outputs
     assert 0 < int(stops[0][0]) < NUM_STEPS
@@ -267,10 +252,10 @@ with strategy.scope():
 
 
 def test_what_is_not_finite_on_one_replica_is_skipped_on_all():
-    process = start(SKIPPING)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    rows = [[json.loads(part) for part in line.split(";")] for line in output.splitlines()[-5:]]
+    finished = run_forked(SKIPPING)
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()[-5:]
+    rows = [[json.loads(part) for part in line.split(";")] for line in lines]
     kernels, slots, norms, steps, scales, skipped, in_a_row = zip(*rows, strict=True)
     assert steps == (1, 2, 3, 4, 5)  # a step that is left out counts
     assert scales == (8, 4, 2, 2, 4)  # halved by each that is left out, doubled after two others
@@ -297,14 +282,14 @@ def test_a_worker_that_does_not_come_up_is_waited_for_no_longer_than_asked():
         "try:\n    devices_of(settings).__enter__()\n"
         "except LostWorkerError as error:\n    end_at_once(error)\n"
     )
-    process = start(code, ".", json.dumps(flags))
+    process = Forked(code, ".", json.dumps(flags))
     try:
-        output, _ = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=120)
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == 2, output
-    assert f"{hosts.partition(',')[0]} did not come up within --worker_timeout=8 seconds" in output
+    assert process.returncode == 2, said
+    assert f"{hosts.partition(',')[0]} did not come up within --worker_timeout=8 seconds" in said
 
 
 def test_the_cluster_of_flags_and_of_the_environment(monkeypatch):

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import multiprocessing
-import os
 import pathlib
 import shutil
 import signal
@@ -15,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import COMMAND, Forked, run_forked
 
 import bert_tf
 from bert_tf.cli.main import main
@@ -307,23 +306,17 @@ def test_several_seeds(data_dir, model_flags, tmp_path):
 
 def command_line(data_dir, model_flags, folder, *more):
     return [
-        sys.executable, "-m", "bert_tf.cli.main", "run_classifier", "--do_train", "--do_eval",
-        *model_flags, f"--data_dir={data_dir}", "--num_train_epochs=6", "--log_steps=1",
-        "--save_checkpoints_steps=4", f"--output_dir={folder}", *more,
+        "run_classifier", "--do_train", "--do_eval", *model_flags, f"--data_dir={data_dir}",
+        "--num_train_epochs=6", "--log_steps=1", "--save_checkpoints_steps=4",
+        f"--output_dir={folder}", *more,
     ]  # fmt: skip
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data_dir, model_flags):
-    """The folder of a run in a process of its own that nothing happened to."""
+    """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    subprocess.run(
-        command_line(data_dir, model_flags, folder),
-        env=ENVIRONMENT, check=True, capture_output=True,
-    )  # fmt: skip
+    run(*command_line(data_dir, model_flags, folder))
     return folder
 
 
@@ -335,9 +328,7 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
     command = command_line(data_dir, model_flags, stopped)
     if sent == signal.SIGTERM:
         command.append("--save_checkpoints_steps=1000")  # what it goes on from is saved for it
-    process = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = Forked(COMMAND, *command)
     log = stopped / "train_log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= 10):
@@ -357,7 +348,8 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
         assert last.endswith(f"{stopped / 'resume'}")
         goes_on += f"{step} of 90\n"
 
-    resumed = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    resumed = run_forked(COMMAND, *command)
+    assert resumed.returncode == 0, resumed.stderr
     assert goes_on in resumed.stderr
     one, other = weights(undisturbed), weights(stopped)
     assert set(one) == set(other)
@@ -372,29 +364,18 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
     assert len(logs[0]) == 90
 
 
-def run_in_child(arguments):
-    sys.exit(main(arguments))
-
-
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     data_dir, model_flags, tmp_path
 ):
     """Twenty times, or until a minute is over: at random steps, and at random moments."""
-    fork = multiprocessing.get_context("forkserver")
-    # Imported once, so that a child takes no longer than what it is killed in takes.
-    fork.set_forkserver_preload(["tensorflow", "bert_tf.tasks.classification", "test_end_to_end"])
 
     def start(folder):
         command = command_line(data_dir, model_flags, folder, "--num_train_epochs=20")
-        child = fork.Process(target=run_in_child, args=(command[3:],))
-        child.start()
-        return child
+        return Forked(COMMAND, *command)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     began = time.monotonic()
-    child = start(whole)
-    child.join()
-    assert child.exitcode == 0
+    assert start(whole).wait() == 0
     seconds = time.monotonic() - began
     random = np.random.default_rng(8)
     log = killed / "train_log.jsonl"
@@ -408,27 +389,25 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
         child = start(killed)
         began_child = time.monotonic()
         if random.random() < 0.3:
-            child.join(random.uniform(0, seconds))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(random.uniform(0, seconds))
         else:
             goal = num_lines() + random.integers(1, 25)
-            while child.is_alive() and num_lines() < goal:
+            while child.poll() is None and num_lines() < goal:
                 assert time.monotonic() < began_child + 10 * seconds + 60
                 time.sleep(0.001)
             time.sleep(random.uniform(0, 0.05))
         sent = random.choice([signal.SIGKILL, signal.SIGTERM])
-        if not child.is_alive():
-            assert child.exitcode == 0
+        if child.poll() is not None:
+            assert child.poll() == 0
             break
-        os.kill(child.pid, sent)
-        child.join()
+        child.send_signal(sent)
         # A signal that comes before the training, or after it, is not held back.
-        assert child.exitcode in (0, -sent, 128 + sent)
+        assert child.wait() in (0, -sent, 128 + sent)
         num_kills += 1
     assert num_kills >= 3
     if not (killed / "eval_results.json").exists():
-        child = start(killed)
-        child.join()
-        assert child.exitcode == 0
+        assert start(killed).wait() == 0
     one, other = weights(whole), weights(killed)
     assert set(one) == set(other)
     for name in one:
@@ -476,12 +455,9 @@ def test_overwrite_keeps_the_old_run_if_replicas_cannot_share_a_batch(
     folder, _ = trained
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    refused = subprocess.run(
-        [sys.executable, "-m", "bert_tf.cli.main", "run_classifier", "--do_train", *model_flags,
-         f"--data_dir={data_dir}", f"--output_dir={copy}", "--overwrite", "--num_devices=2",
-         "--train_batch_size=5"],
-        capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])},
+    refused = run_forked(
+        COMMAND, "run_classifier", "--do_train", *model_flags, f"--data_dir={data_dir}",
+        f"--output_dir={copy}", "--overwrite", "--num_devices=2", "--train_batch_size=5",
     )  # fmt: skip
     assert refused.returncode == 2, refused.stderr
     assert "--train_batch_size=5 cannot be shared evenly by 2 replicas" in refused.stderr
@@ -626,18 +602,14 @@ def test_a_full_disk_leaves_nothing_half_written(data_dir, model_flags, tmp_path
     folder = tmp_path / "out"
     # Files of this process may grow to 300 kB: enough for the configuration, not for the weights.
     code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
-        "from bert_tf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); {COMMAND}"
     )
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
     arguments = [
         "run_classifier", "--do_train", *model_flags, f"--data_dir={data_dir}",
         "--num_train_epochs=0.2", f"--output_dir={folder}",
     ]  # fmt: skip
-    failed = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
-    )
+    failed = run_forked(code, *arguments)
     assert failed.returncode == 2, failed.stderr
     assert "cannot write" in failed.stderr
     assert not list(folder.glob("bert_model.ckpt*"))

@@ -5,18 +5,15 @@ import dataclasses
 import gzip
 import io
 import json
-import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import COMMAND, Forked, run_forked
 
 import bert_tf
 from bert_tf import training
@@ -383,19 +380,14 @@ def command_line(world, folder):
         save_checkpoints_steps=8, micro_batch_size=3, do_span_mask=True, eval_steps=25,
         eval_input_file=world / "held_out_dynamic.tfrecord", output_dir=folder,
     )  # fmt: skip
-    return [sys.executable, "-m", "bert_tf.cli.main", "run_pretraining", "--do_train", *flags]
+    return ["--do_train", *flags]
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(world, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(bert_tf.__file__).parents[1])}
-    subprocess.run(
-        command_line(world, undisturbed), env=environment, check=True, capture_output=True
-    )
-    command = command_line(world, killed)
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    run(*command_line(world, undisturbed))
+    command = ["run_pretraining", *command_line(world, killed)]
+    process = Forked(COMMAND, *command)
     log = killed / "train_log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= 27):
@@ -406,7 +398,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(world, tmp_pat
     process.wait()
     assert not (killed / "bert_model.ckpt.index").exists()
 
-    resumed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    resumed = run_forked(COMMAND, *command)
+    assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step" in resumed.stderr
     assert_same_tensors(tensors(killed), tensors(undisturbed))
     logs = [

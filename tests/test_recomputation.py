@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import run_forked
 from test_training import take_steps
 
 from bert_tf import modeling
@@ -143,9 +144,7 @@ with strategy.scope():
 
 def test_two_devices_give_the_same_with_and_without(config):
     config = dataclasses.replace(config, num_hidden_layers=1)
-    arguments = [str(pathlib.Path(__file__).parent), config.to_json_string()]
-    command = [sys.executable, "-c", TWO_DEVICES, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = run_forked(TWO_DEVICES, pathlib.Path(__file__).parent, config.to_json_string())
     assert run.returncode == 0, run.stderr
     expected, found = (json.loads(line) for line in run.stdout.splitlines()[-2:])
     assert len(found) == 4 + len(BertPretrainer(config).trainable_variables)

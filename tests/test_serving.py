@@ -18,6 +18,7 @@ import pytest
 import serving_tasks
 import tensorflow as tf
 from conftest import SHARED
+from forked import run_forked
 from served import examples
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
@@ -107,10 +108,10 @@ class Served:
 
     Attributes:
         task: which.
-        run: the folder of the run.
         folder: of the version, moved.
         signatures: as Python loads them.
         asked: what a Predictor would be asked, for each of the first requests.
+        expected: what the run's Predictor answers to all of that.
         requests: (signature, name -> array) each.
         responses: name -> array each.
         warming: the requests that warm a server up.
@@ -119,10 +120,10 @@ class Served:
     """
 
     task: str
-    run: pathlib.Path
     folder: pathlib.Path
     signatures: Mapping[str, Callable]
     asked: list
+    expected: list
     requests: list
     responses: list
     warming: list
@@ -170,10 +171,10 @@ def served(request, program, export, testdata, tmp_path_factory):
     assert finished.returncode == 0, finished.stderr
     return Served(
         task=task,
-        run=run_folder,
         folder=folder,
         signatures=signatures,
         asked=asked,
+        expected=Predictor.load(run_folder, task=task).predict(questions),
         requests=requests,
         responses=responses[: len(requests)],
         warming=list(read_requests(warm_up)),
@@ -183,22 +184,22 @@ def served(request, program, export, testdata, tmp_path_factory):
 
 
 def test_answers_are_those_of_predictor(served):
-    predictor = Predictor.load(served.run, task=served.task)
-    compared = 0
-    for asked, outputs in zip(served.asked, served.responses, strict=False):
-        found = serving_tasks.answers(served.task, outputs, asked)
-        expected = predictor.predict(asked)
-        for question, answer, other in zip(asked, found, expected, strict=True):
-            said = {key: value for key, value in other.items() if key in answer}
-            assert set(other) - set(said) <= set(serving_tasks.ORDER), question
-            serving_tasks.assert_same(answer, said, repr(question))
-            compared += 1
-    assert compared > 50
+    questions = [question for asked in served.asked for question in asked]
+    found = [
+        answer
+        for asked, outputs in zip(served.asked, served.responses, strict=False)
+        for answer in serving_tasks.answers(served.task, outputs, asked)
+    ]
+    assert len(found) > 50
+    for question, answer, other in zip(questions, found, served.expected, strict=True):
+        said = {key: value for key, value in other.items() if key in answer}
+        assert set(other) - set(said) <= set(serving_tasks.ORDER), question
+        serving_tasks.assert_same(answer, said, repr(question))
 
 
 def test_predictor_answers_from_the_export_alone(served):
     asked = [question for part in served.asked[:2] for question in part]
-    expected = Predictor.load(served.run, task=served.task).predict(asked)
+    expected = served.expected[: len(asked)]
     exported = Predictor.load(served.folder, batch_size=7)
     found = exported.predict(asked)
     for question, answer, other in zip(asked, found, expected, strict=True):
@@ -326,12 +327,8 @@ def test_other_requests_are_refused(program, export, tmp_path, signature, inputs
 
 
 def saved_model_cli(*arguments):
-    finished = subprocess.run(
-        [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
+    code = "from tensorflow.python.tools import saved_model_cli; saved_model_cli.main()"
+    finished = run_forked(code, *arguments)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 

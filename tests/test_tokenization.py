@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from code_point_sweep import code_point_sweep
 from reference_tokenizer import IS_REFERENCE, ReferenceTokenizer, strip_accents
 
 from bert_tf import tokenization
@@ -112,28 +113,14 @@ def test_all_hard_cases_of_the_original(casing: str, shared: pathlib.Path) -> No
     assert_all_paths_give(tokenizer, [c["text"] for c in cases], [c[casing] for c in cases])
 
 
-def sweep_of_the_original(shared: pathlib.Path, casing: str) -> tuple[list[str], list[list[str]]]:
-    """The text round every code point but surrogates, and its pieces."""
-    path = shared / "goldens" / "tokenizer" / f"unicode_sweep_{casing}.json"
-    before, after = ("ab", "cd") if casing == "uncased" else ("Ab", "Cd")
-    texts, expected = [], []
-    for pieces, ranges in json.loads(path.read_text("utf-8")).items():
-        for first, last in ranges:
-            texts += [f"{before}{chr(c)}{after}" for c in range(first, last + 1)]
-            expected += [pieces.split("\t")] * (last + 1 - first)
-    assert len(texts) == 0x110000 - 0x800
-    return texts, expected
-
-
 @CASINGS
 def test_every_code_point_as_the_original(casing: str, shared: pathlib.Path) -> None:
     vocab_file = shared / "checkpoints" / "uncased_L-6_H-384_A-12" / "vocab.txt"
     tokenizer = FullTokenizer(vocab_file, do_lower_case=casing == "uncased")
-    texts, expected = sweep_of_the_original(shared, casing)
+    texts, expected_ids, lengths = code_point_sweep(shared, casing, tokenizer)
     ids, row_splits = tokenizer.encode_batch(texts)
-    expected_ids = np.array([tokenizer.vocab[p] for pieces in expected for p in pieces])
+    np.testing.assert_array_equal(np.diff(row_splits), lengths)
     np.testing.assert_array_equal(ids, expected_ids)
-    np.testing.assert_array_equal(np.diff(row_splits), list(map(len, expected)))
 
 
 @pytest.mark.skipif(not IS_REFERENCE, reason="this Python's Unicode data is not version 14")
