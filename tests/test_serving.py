@@ -182,17 +182,21 @@ def served(request, program, export, testdata, tmp_path_factory):
     )
 
 
+def assert_answers(served, outputs, asked, expected):
+    """Outputs of a request are what a Predictor says of what it asks."""
+    found = serving_tasks.answers(served.task, outputs, asked)
+    for question, answer, other in zip(asked, found, expected, strict=True):
+        said = {key: value for key, value in other.items() if key in answer}
+        assert set(other) - set(said) <= set(serving_tasks.ORDER), question
+        serving_tasks.assert_same(answer, said, repr(question))
+
+
 def test_answers_are_those_of_predictor(served):
     predictor = Predictor.load(served.run, task=served.task)
     compared = 0
     for asked, outputs in zip(served.asked, served.responses, strict=False):
-        found = serving_tasks.answers(served.task, outputs, asked)
-        expected = predictor.predict(asked)
-        for question, answer, other in zip(asked, found, expected, strict=True):
-            said = {key: value for key, value in other.items() if key in answer}
-            assert set(other) - set(said) <= set(serving_tasks.ORDER), question
-            serving_tasks.assert_same(answer, said, repr(question))
-            compared += 1
+        assert_answers(served, outputs, asked, predictor.predict(asked))
+        compared += len(asked)
     assert compared > 50
 
 
@@ -247,6 +251,17 @@ def test_requests_that_warm_up_are_answered(served):
         for value in outputs.values():
             assert value.dtype.kind != "f" or np.isfinite(value).all()
     assert {1, 8, 32} <= sizes
+
+
+def test_requests_that_warm_up_are_answered_as_by_predictor(served):
+    """Those of every signature; one that has several times the same is asked about it once here."""
+    requests = [serving_tasks.asked(inputs) for _, inputs in served.warming]
+    different = {repr(question): question for asked in requests for question in asked}
+    predictor = Predictor.load(served.run, task=served.task)
+    answers = dict(zip(different, predictor.predict(list(different.values())), strict=True))
+    assert len(answers) >= 3
+    for asked, outputs in zip(requests, served.warmed, strict=True):
+        assert_answers(served, outputs, asked, [answers[repr(question)] for question in asked])
 
 
 def test_the_process_has_no_python_and_no_operations_of_others(served):

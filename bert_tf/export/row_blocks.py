@@ -45,9 +45,7 @@ def in_blocks(
         block = {name: value[start : start + most_rows] for name, value in inputs.items()}
         return number + 1, found.write(number, function(_shortened(block)))
 
-    found = tf.TensorArray(
-        tf.float32, count, infer_shape=False, element_shape=[None, *row_shape]
-    )
+    found = tf.TensorArray(tf.float32, count, infer_shape=False, element_shape=[None, *row_shape])
     # One at a time, or else several blocks would be in memory.
     _, found = tf.while_loop(
         lambda number, _: number < count, step, (0, found), parallel_iterations=1
