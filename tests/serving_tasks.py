@@ -4,7 +4,9 @@ What a signature takes is read from the signature; the rest of a task is said he
 """
 
 import json
+import random
 import re
+import string
 
 import numpy as np
 import tensorflow as tf
@@ -33,22 +35,31 @@ ORDER = ("question", "text", "text_b", "context", "choices")
 KINDS = {
     **{task: task for task in EXPORTERS},
     "several labels": "classification",
+    "windows": "classification",
     "regression of pairs": "classification",
     "tags without a CRF": "tagging",
+    "answers there always are": "question_answering",
 }
 
 
 def write_run(folder, kind):
     """Writes what a finished run of a kind leaves, with random weights."""
     if kind in ("fill_mask", "features"):
-        return make_run(folder, BertPretrainer, "run_pretraining", {})
+        # Of a text that fills masks nothing may be cut away; the longest are those that warm up.
+        changes = {"max_position_embeddings": 491} if kind == "fill_mask" else {}
+        return make_run(folder, BertPretrainer, "run_pretraining", {}, **changes)
     if KINDS[kind] == "classification":
         settings, labels = {
             "classification": ({"long_text": "head_tail"}, LABELS),
             "several labels": ({"task_type": "multi_label"}, LABELS),
+            "windows": (
+                {"long_text": "windows", "window_stride": 13, "window_pooling": "mean"},
+                LABELS,
+            ),
             "regression of pairs": ({"task_type": "regression", "text_b_column": "text_b"}, ()),
         }[kind]
-        model = lambda config: BertClassifier(config, len(labels) or 1)  # noqa: E731
+        pooling = {"window_pooling": settings.get("window_pooling")}
+        model = lambda config: BertClassifier(config, len(labels) or 1, **pooling)  # noqa: E731
         settings = {"max_seq_length": 19, **settings}
         # No softmax keeps the rounding of a regression small.
         changes = {} if labels else {"initializer_range": 0.3}
@@ -60,11 +71,13 @@ def write_run(folder, kind):
         settings = {"max_seq_length": 17, "crf": bool(crf)}
         model = lambda config: BertTagger(config, len(TAGS), **crf)  # noqa: E731
         return make_run(folder, model, "run_tagger", settings, TAGS)
-    assert kind == "question_answering", f"how does a run of {kind} look?"
+    assert KINDS[kind] == "question_answering", f"how does a run of {kind} look?"
     settings = {
         "max_seq_length": 37, "max_query_length": 9, "doc_stride": 11, "max_answer_length": 7,
-        "version_2_with_negative": True, "null_score_diff_threshold": 0.0, "train_file": "train",
+        "train_file": "train",
     }  # fmt: skip
+    if kind == "question_answering":
+        settings |= {"version_2_with_negative": True, "null_score_diff_threshold": 0.0}
     return make_run(folder, BertSpanLabeler, "run_squad", settings)
 
 
@@ -77,14 +90,24 @@ def export_elsewhere(run, task, folder):
     return moved
 
 
+def long_text(num_words):
+    """Words of one to four pieces each, so that no window shows what another does."""
+    words = random.Random(num_words)
+    return " ".join(
+        "".join(words.choices(string.ascii_lowercase, k=words.randint(1, 4)))
+        for _ in range(num_words)
+    )
+
+
 def hard_texts(testdata, goldens=None):
-    """Texts that tokenizers stumble over, none of them empty.
+    """Texts that tokenizers stumble over, none of them empty, and one of many windows.
 
     Args:
         testdata: the folder of the tests' data.
         goldens: that of the goldens, for 2,000 more of them.
     """
     texts = ["a", "[MASK] [CLS]", "\0", " \n\t ", "ﬃ" * 19, "e\u0301\u0323" * 9, "ΑΣ ΣΑΣ. " * 3]
+    texts.append(long_text(400))
     files = [(testdata / "tokenizer" / "sample.jsonl", 4)]
     if goldens is not None:
         files.append((goldens / "tokenizer" / "cases.jsonl", 2))
@@ -142,6 +165,15 @@ def columns(inputs, asked):
             values = [[*row, *[""] * (most - len(row))] for row in values]
         found[name] = np.array(values, object)
     return found
+
+
+def asked(inputs):
+    """What a Predictor would be asked, of a signature's inputs, name -> array: that of columns."""
+    names = sorted(inputs, key=ORDER.index)
+    found = [_plain(inputs[name]) for name in names]
+    if "choices" in names:
+        found = [found[0], [[choice for choice in row if choice] for row in found[1]]]
+    return found[0] if len(names) == 1 else list(zip(*found, strict=True))
 
 
 def some_inputs(signature, texts):
@@ -243,16 +275,20 @@ def _answer(row, asked):
             item.update(start=None, end=None)
     # Of no answer the text is empty too, but its score is not 0.
     named = [item for item in named if item["score"] > 0]
-    return {**found, "null_odds": row["null_odds"], "answers": named}
+    odds = {key: row[key] for key in ("null_odds",) if key in row}
+    return {**found, **odds, "answers": named}
 
 
 def _masks(row, asked):
     masks = []
-    for position, *found in zip(row["position"], row["pieces"], row["scores"], strict=True):
+    for number, position in enumerate(row["position"]):
+        found = (row[name][number] for name in ("pieces", "scores"))
         predictions = _items(dict(enumerate(found)), {0: "piece", 1: "score"})
         if position >= 0:
-            masks.append({"position": position, "predictions": predictions})
-    return {"masks": masks}
+            where = {"in": row["in"][number]} if "in" in row else {}
+            masks.append({**where, "position": position, "predictions": predictions})
+    of_pair = {key: row[key] for key in ("next_sentence_probability",) if key in row}
+    return {**of_pair, "masks": masks}
 
 
 _ANSWERS = {

@@ -111,7 +111,8 @@ class Served:
         folder: of the version, moved.
         signatures: as Python loads them.
         asked: what a Predictor would be asked, for each of the first requests.
-        expected: what the run's Predictor answers to all of that.
+        predictor: the run's.
+        expected: what it answers to all of that.
         requests: (signature, name -> array) each.
         responses: name -> array each.
         warming: the requests that warm a server up.
@@ -123,6 +124,7 @@ class Served:
     folder: pathlib.Path
     signatures: Mapping[str, Callable]
     asked: list
+    predictor: Predictor
     expected: list
     requests: list
     responses: list
@@ -169,12 +171,14 @@ def served(request, program, export, testdata, tmp_path_factory):
     file = write_requests(tmp_path_factory.mktemp("asked") / "requests", requests)
     finished, responses, mapped = run(program, folder, file, warm_up)
     assert finished.returncode == 0, finished.stderr
+    predictor = Predictor.load(run_folder, task=task)
     return Served(
         task=task,
         folder=folder,
         signatures=signatures,
         asked=asked,
-        expected=Predictor.load(run_folder, task=task).predict(questions),
+        predictor=predictor,
+        expected=predictor.predict(questions),
         requests=requests,
         responses=responses[: len(requests)],
         warming=list(read_requests(warm_up)),
@@ -183,18 +187,23 @@ def served(request, program, export, testdata, tmp_path_factory):
     )
 
 
-def test_answers_are_those_of_predictor(served):
-    questions = [question for asked in served.asked for question in asked]
-    found = [
-        answer
-        for asked, outputs in zip(served.asked, served.responses, strict=False)
-        for answer in serving_tasks.answers(served.task, outputs, asked)
-    ]
-    assert len(found) > 50
-    for question, answer, other in zip(questions, found, served.expected, strict=True):
+def assert_answers(served, outputs, asked, expected):
+    """Outputs of a request are what a Predictor says of what it asks."""
+    found = serving_tasks.answers(served.task, outputs, asked)
+    for question, answer, other in zip(asked, found, expected, strict=True):
         said = {key: value for key, value in other.items() if key in answer}
         assert set(other) - set(said) <= set(serving_tasks.ORDER), question
         serving_tasks.assert_same(answer, said, repr(question))
+
+
+def test_answers_are_those_of_predictor(served):
+    assert len(served.expected) > 50
+    start = 0
+    for asked, outputs in zip(served.asked, served.responses, strict=False):
+        expected = served.expected[start : start + len(asked)]
+        assert_answers(served, outputs, asked, expected)
+        start += len(asked)
+    assert start == len(served.expected)
 
 
 def test_predictor_answers_from_the_export_alone(served):
@@ -248,6 +257,17 @@ def test_requests_that_warm_up_are_answered(served):
         for value in outputs.values():
             assert value.dtype.kind != "f" or np.isfinite(value).all()
     assert {1, 8, 32} <= sizes
+
+
+def test_requests_that_warm_up_are_answered_as_by_predictor(served):
+    """Those of every signature; one that has several times the same is asked about it once here."""
+    requests = [serving_tasks.asked(inputs) for _, inputs in served.warming]
+    different = {repr(question): question for asked in requests for question in asked}
+    found = served.predictor.predict(list(different.values()))
+    answers = dict(zip(different, found, strict=True))
+    assert len(answers) >= 3
+    for asked, outputs in zip(requests, served.warmed, strict=True):
+        assert_answers(served, outputs, asked, [answers[repr(question)] for question in asked])
 
 
 def test_the_process_has_no_python_and_no_operations_of_others(served):

@@ -237,6 +237,19 @@ def test_objects(ask, predictors):
         serving_tasks.assert_same(answer, other)
 
 
+def test_objects_with_different_numbers_of_choices(ask, predictors):
+    questions = [*QUESTIONS, ("of the", ["river", "able", "x", "the river"])]
+    objects = [{"text": text, "choices": choices} for text, choices in questions]
+    status, answers, said = ask("--model=multiple_choice", *map(json.dumps, objects))
+    assert (status, said) == (0, "")
+    expected = predictors["multiple_choice"].predict(questions)
+    for answer, other in zip(answers, expected, strict=True):
+        there = len(other["choices"])
+        assert answer["probabilities"][there:] == [0.0] * (4 - there)
+        answer["probabilities"] = answer["probabilities"][:there]
+        serving_tasks.assert_same(answer, other)
+
+
 def test_another_signature_and_a_version(ask, predictors):
     pair = {"text": "the river", "text_b": "of the"}
     status, answers, _ = ask(

@@ -1,6 +1,6 @@
 """Takes a trained answer finder, returns what it exports; next: exporter.
 
-Axes: B questions, S = seq_length, K = top_k.
+Axes: B questions, R rows of all questions, S = seq_length, K = top_k.
 """
 
 import pathlib
@@ -11,6 +11,7 @@ from bert_tf import run_folder
 from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.export.graph_answers import Answers, Contexts, best_answers, chosen_column, null_odds
+from bert_tf.export.row_blocks import in_blocks
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
@@ -99,7 +100,7 @@ class _QuestionAnswers:
         settings = self._finder.settings
         found, parts, contexts = self._shown(inputs)
         answers = best_answers(
-            self._finder.model(found._asdict(), training=False),
+            self._logits(found),
             parts,
             contexts,
             n_best_size=settings.n_best_size,
@@ -108,6 +109,16 @@ class _QuestionAnswers:
             width=max(settings.n_best_size + 1, self._top_k),
         )
         return self._named(answers)
+
+    def _logits(self, found: Rows) -> tf.Tensor:
+        """The model's, float32 [R, S, 2], of a request's rows; 0 beyond what was run of a row."""
+        seq_length = tf.shape(found.input_ids)[1]
+
+        def of_block(inputs: Tensors) -> tf.Tensor:
+            logits = self._finder.model(inputs, training=False)
+            return tf.pad(logits, [[0, 0], [0, seq_length - tf.shape(logits)[1]], [0, 0]])
+
+        return in_blocks(of_block, found._asdict(), [None, 2])
 
     def rows_of(self, inputs: Tensors) -> Tensors:
         """The model's inputs that show questions and contexts."""

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import ModelFiles
+from bert_tf.export.row_blocks import MOST_ROWS, in_blocks
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
@@ -87,7 +88,14 @@ class _LabelAnswers:
 
     def of_texts(self, inputs: Tensors) -> Tensors:
         """From strings [B] ``text`` and, of pairs, ``text_b``."""
-        return self.of_rows(self.rows_of(inputs))
+        shown = self.rows_of(inputs)
+        if self._classifier.settings.long_text != "windows":
+            return self.of_rows(shown)
+        num_windows = tf.shape(shown["input_ids"])[1]  # at most --max_windows
+        most_texts = tf.maximum(MOST_ROWS // num_windows, 1)
+        num_labels = self._classifier.model.num_labels
+        logits = in_blocks(self._logits, shown, [num_labels], most_texts)
+        return self._named(logits)
 
     def rows_of(self, inputs: Tensors) -> Tensors:
         """The model's inputs that show texts."""
@@ -104,7 +112,15 @@ class _LabelAnswers:
 
     def of_rows(self, inputs: Tensors) -> Tensors:
         """From the model's inputs."""
-        logits = self._classifier.model(inputs, training=False)  # [B, L]
+        return self._named(self._logits(inputs))
+
+    def _logits(self, inputs: Tensors) -> tf.Tensor:
+        """The model's, float32 [B, L]."""
+        logits: tf.Tensor = self._classifier.model(inputs, training=False)
+        return logits
+
+    def _named(self, logits: tf.Tensor) -> Tensors:
+        """What texts' logits, float32 [B, L], say."""
         task_type = self._classifier.task_type
         if task_type == "regression":
             return {"score": logits[:, 0]}

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from bert_tf.config import ModelFiles
 from bert_tf.export.graph_words import FoundWords, GraphWords
+from bert_tf.export.row_blocks import in_blocks
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
@@ -80,7 +81,8 @@ class _TagAnswers:
         found = self._words.find(inputs["text"])
         words = found.strings(found.starts, found.ends)  # [N]
         shown = self._rows_of(found, words)
-        logits = self._tagger.model(shown, training=False)
+        model, num_labels = self._tagger.model, len(self._tagger.labels)
+        logits = in_blocks(lambda block: model(block, training=False), shown, [None, num_labels])
         logits = tf.boolean_mask(logits, shown["word_starts"] > 0)  # [N, L]
         lengths = found.row_splits[1:] - found.row_splits[:-1]
         label_ids, scores = self._decode(_filled_up(logits, found.row_splits, 0), lengths)

@@ -23,8 +23,8 @@ def predict(stub, model, examples, *, signature="", version=None, timeout=10.0):
     Args:
         stub: a PredictionServiceStub.
         model: the model's name on the server.
-        examples: dicts of the signature's inputs by name; of the same names each, and lists of the
-            same length.
+        examples: dicts of the signature's inputs by name, of the same names each. Lists of
+            different lengths are filled up, see ``filled_up``.
         signature: of the model; serving_default if it is empty.
         version: of the model; None for the latest.
         timeout: seconds.
@@ -38,13 +38,25 @@ def predict(stub, model, examples, *, signature="", version=None, timeout=10.0):
     if version is not None:
         request.model_spec.version.value = version
     for name in examples[0]:
-        column = [example[name] for example in examples]
+        column = filled_up([example[name] for example in examples])
         # The numbers that a model takes are int32.
         is_text = np.array(column).dtype.kind == "U"
         dtype = tf.string if is_text else tf.int32
         request.inputs[name].CopyFrom(tf.make_tensor_proto(column, dtype))
     response = stub.Predict(request, timeout)
     return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+
+
+def filled_up(column):
+    """The values of an input, lists being as long as the longest.
+
+    What a model takes for nothing, ``""`` for a choice or 0 for an id, is added at the end.
+    """
+    if not all(isinstance(value, list) for value in column):
+        return column
+    filling = "" if any(isinstance(part, str) for value in column for part in value) else 0
+    most = max(map(len, column))
+    return [value + [filling] * (most - len(value)) for value in column]
 
 
 def plain(value):

@@ -22,8 +22,8 @@ def predict(url, examples, *, signature="serving_default", columns=False, timeou
     Args:
         url: of the model, http://HOST:PORT/v1/models/NAME, and /versions/NUMBER if it is not to
             be the latest.
-        examples: dicts of the signature's inputs by name; of the same names each, and lists of the
-            same length.
+        examples: dicts of the signature's inputs by name, of the same names each. Lists of
+            different lengths are filled up, see ``filled_up``.
         signature: of the model.
         columns: whether to ask in columns instead of rows; the answers are the same.
         timeout: seconds.
@@ -36,10 +36,13 @@ def predict(url, examples, *, signature="serving_default", columns=False, timeou
         RuntimeError: with what the server says, if it refuses the request.
     """
     request = {"signature_name": signature}
+    inputs = {name: filled_up([example[name] for example in examples]) for name in examples[0]}
     if columns:
-        request["inputs"] = {name: [example[name] for example in examples] for name in examples[0]}
+        request["inputs"] = inputs
     else:
-        request["instances"] = examples
+        request["instances"] = [
+            dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)
+        ]
     try:
         with urllib.request.urlopen(
             urllib.request.Request(
@@ -61,6 +64,18 @@ def predict(url, examples, *, signature="serving_default", columns=False, timeou
     if isinstance(answer, list):
         return answer
     return [dict(zip(answer, values, strict=True)) for values in zip(*answer.values(), strict=True)]
+
+
+def filled_up(column):
+    """The values of an input, lists being as long as the longest.
+
+    What a model takes for nothing, ``""`` for a choice or 0 for an id, is added at the end.
+    """
+    if not all(isinstance(value, list) for value in column):
+        return column
+    filling = "" if any(isinstance(part, str) for value in column for part in value) else 0
+    most = max(map(len, column))
+    return [value + [filling] * (most - len(value)) for value in column]
 
 
 def named(example):
