@@ -74,6 +74,15 @@ def original_tiny(testdata):
     return BertConfig.from_json_file(folder / "bert_config.json"), str(folder / "model.ckpt-300")
 
 
+@pytest.fixture(scope="session")
+def transformers():
+    """The package, of the extra that the tests do without."""
+    pytest.importorskip("torch", reason="torch, of the extra 'bench', is not installed")
+    return pytest.importorskip(
+        "transformers", reason="transformers, of the extra 'bench', is not installed"
+    )
+
+
 @pytest.fixture
 def no_proxies(monkeypatch):
     """Takes the environment's proxies away, for servers on this machine."""

@@ -5,7 +5,7 @@ import yaml
 
 from bert_tf.checkpoint import Checkpoint, load_checkpoint, write_tensors
 from bert_tf.config import BertConfig
-from bert_tf.heads import BertClassifier, BertPretrainer
+from bert_tf.heads import BertClassifier, BertPretrainer, BertSpanLabeler, BertTagger
 from bert_tf.interop.original_model import shapes_of
 from bert_tf.interop.weights import expand
 from bert_tf.modeling import BertModel
@@ -73,19 +73,40 @@ def encode(folder):
     return model(INPUTS)
 
 
-def classify(folder):
-    """BertClassifier's logits for INPUTS."""
+def classify(folder, inputs=INPUTS):
+    """BertClassifier's logits."""
     config = BertConfig.from_json_file(folder / "bert_config.json")
     model = BertClassifier(config, len(read(folder)["output_bias"]), seed=1)
     load_checkpoint(model, folder)
-    return model(INPUTS)
+    return model(inputs)
 
 
-def pretrain(folder):
-    """BertPretrainer's outputs for INPUTS at POSITIONS."""
+def tag(folder, inputs=INPUTS):
+    """BertTagger's logits of all positions."""
+    config = BertConfig.from_json_file(folder / "bert_config.json")
+    model = BertTagger(config, len(read(folder)["output_bias"]), seed=1)
+    load_checkpoint(model, folder, allow_missing=["bert/pooler/*"])
+    return model({**inputs, "word_starts": all_positions(inputs)})
+
+
+def label_spans(folder, inputs=INPUTS):
+    """BertSpanLabeler's logits."""
+    model = BertSpanLabeler(BertConfig.from_json_file(folder / "bert_config.json"), seed=1)
+    load_checkpoint(model, folder, allow_missing=["bert/pooler/*"])
+    return model(inputs)
+
+
+def pretrain(folder, inputs=INPUTS, positions=POSITIONS):
+    """BertPretrainer's outputs at the positions."""
     model = BertPretrainer(BertConfig.from_json_file(folder / "bert_config.json"), seed=1)
     load_checkpoint(model, folder, allow_missing=["cls/seq_relationship/*"])
-    return model({**INPUTS, "masked_lm_positions": POSITIONS})
+    return model({**inputs, "masked_lm_positions": positions})
+
+
+def all_positions(inputs):
+    """int32 [B, S], the positions of each row."""
+    rows, length = inputs["input_ids"].shape
+    return np.tile(np.arange(length, dtype=np.int32), [rows, 1])
 
 
 def assert_close(found, wanted, atol=2e-5):

@@ -5,6 +5,7 @@ import stat
 
 import numpy as np
 import pytest
+from huggingface_folders import outputs_of
 from original_folders import (
     CONFIG,
     ENCODER,
@@ -50,14 +51,6 @@ def make(folder, architecture, **arguments):
     return make_folder(folder, parts, **arguments, **run)
 
 
-@pytest.fixture(scope="module")
-def transformers():
-    pytest.importorskip("torch", reason="torch, of the extra 'bench', is not installed")
-    return pytest.importorskip(
-        "transformers", reason="transformers, of the extra 'bench', is not installed"
-    )
-
-
 @pytest.mark.parametrize("architecture", CLASSES)
 def test_there_and_back(tmp_path, architecture):
     source = make(tmp_path / "uncased_L-3", architecture)
@@ -88,24 +81,6 @@ def test_there_and_back(tmp_path, architecture):
         assert (source / name).exists() == (back.target / name).exists()
         if (source / name).exists():
             assert (source / name).read_bytes() == (back.target / name).read_bytes()
-
-
-def outputs_of(transformers, folder, architecture, inputs=INPUTS):
-    """What the class makes of the inputs, and what it did not find in the file, or not use."""
-    import torch
-
-    cls = getattr(transformers, architecture)
-    model, report = cls.from_pretrained(str(folder), output_loading_info=True)
-    model.eval()
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    with torch.no_grad():
-        outputs = model(
-            **{
-                name: torch.tensor(value.astype(np.int64))
-                for name, value in zip(names, inputs.values(), strict=True)
-            }
-        )
-    return outputs, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
 
 
 def ours(folder, architecture):
