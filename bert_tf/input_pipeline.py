@@ -18,7 +18,8 @@ from bert_tf.context_windows import PackedWindows
 from bert_tf.packing import PackedTexts, RaggedIds
 from bert_tf.shared_rows import lay_out, sharing_inputs, spread
 
-# Rows are padded to a multiple of this, which keeps the number of distinct shapes small.
+# Where something is compiled for each shape, rows are padded to a multiple of this, so that the
+# shapes are few.
 LENGTH_MULTIPLE = 8
 # Training sorts this many batches' worth of shuffled examples by length, so that a batch holds
 # rows of similar length while its members still change from epoch to epoch.
@@ -129,6 +130,7 @@ def batches(
     plan: np.ndarray,
     fixed_length: int | None = None,
     max_length: int | None = None,
+    length_multiple: int = LENGTH_MULTIPLE,
 ) -> tf.data.Dataset:
     """Gathers and pads the planned batches.
 
@@ -137,6 +139,7 @@ def batches(
         plan: int64 [number of batches, B], of ``training_plan`` or ``evaluation_plan``.
         fixed_length: S of every batch; by default each batch's own.
         max_length: what rounding up does not go beyond.
+        length_multiple: what a batch's own length is rounded up to; 1 has the least padding.
 
     Returns:
         A dataset of dicts: ``input_ids``, ``input_mask``, ``segment_ids`` int32 [B, S], or
@@ -155,7 +158,7 @@ def batches(
     def padded_length(row_lengths: tf.Tensor) -> tf.Tensor:
         if fixed_length is not None:
             return tf.constant(fixed_length, tf.int64)
-        rounded = -(-tf.reduce_max(row_lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        rounded = -(-tf.reduce_max(row_lengths) // length_multiple) * length_multiple
         return rounded if max_length is None else tf.minimum(rounded, max_length)
 
     def inputs(rows: tf.Tensor, row_lengths: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf.config import Classification
 from bert_tf.context_windows import pack_windows
 from bert_tf.input_pipeline import (
     LENGTH_MULTIPLE,
@@ -19,6 +20,7 @@ from bert_tf.input_pipeline import (
     training_plan,
 )
 from bert_tf.packing import PackedTexts, RaggedIds
+from bert_tf.tasks.feature_runner import FeatureRunner
 
 
 def lengths_of(n, seed=0):
@@ -38,12 +40,12 @@ def features():
     )
 
 
-def naive(features, rows, fixed_length=None):
+def naive(features, rows, fixed_length=None, length_multiple=LENGTH_MULTIPLE):
     """What a batch is, row by row."""
     splits = features.texts.input_ids.row_splits
     texts = [features.texts.input_ids.values[splits[r] : splits[r + 1]] for r in rows]
     longest = max(map(len, texts))
-    size = fixed_length or -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    size = fixed_length or -(-longest // length_multiple) * length_multiple
     batch = {
         name: np.zeros((len(rows), size), np.int32)
         for name in ("input_ids", "input_mask", "segment_ids")
@@ -171,6 +173,16 @@ def test_rounding_up_stops_at_the_longest_that_a_model_takes(features):
     for batch, other in zip(bounded, rounded, strict=True):
         for name in ("input_ids", "input_mask", "segment_ids"):
             np.testing.assert_array_equal(batch[name], other[name][:, :longest])
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_lengths_are_rounded_up_for_xla_only(features, xla):
+    settings = Classification(do_eval=True, output_dir="run", data_dir="data", xla=xla)
+    plan = evaluation_plan(features.texts.input_ids.lengths, 5)
+    dataset = FeatureRunner(settings, None, None).batches(features, plan)
+    for batch, rows in zip(dataset.as_numpy_iterator(), plan, strict=True):
+        expected = naive(features, rows[rows >= 0], length_multiple=LENGTH_MULTIPLE if xla else 1)
+        assert_same_batch(batch, expected)
 
 
 def test_the_last_batch_of_an_evaluation_is_smaller(features):

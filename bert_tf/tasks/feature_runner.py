@@ -8,7 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.config import FineTuning
-from bert_tf.input_pipeline import Features, batches, evaluation_plan, filled, shared_batches
+from bert_tf.input_pipeline import (
+    LENGTH_MULTIPLE,
+    Features,
+    batches,
+    evaluation_plan,
+    filled,
+    shared_batches,
+)
 from bert_tf.losses import Loss
 from bert_tf.training import Evaluation, Evaluator
 
@@ -38,7 +45,13 @@ class FeatureRunner:
         settings = self._settings
         if plan.ndim == 3:
             return shared_batches(features, plan, settings.max_seq_length)
-        return batches(features, plan, settings.padded_length, settings.max_seq_length)
+        return batches(
+            features,
+            plan,
+            settings.padded_length,
+            settings.max_seq_length,
+            LENGTH_MULTIPLE if settings.xla else 1,
+        )
 
     def __call__(
         self, features: Features, batch_size: int, description: str | None = None
