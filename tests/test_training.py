@@ -418,16 +418,13 @@ def take_steps(kind, step_class, config, initial, micro_batch_size, size=6):
     return model.get_weights(), start, {name: float(value) for name, value in values.items()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "sizes"),
-    [("pretrainer", (1, 3)), ("classifier", (2, 6)), ("multiple_choice", (2,))],
-)
-def test_micro_batches_give_the_update_of_the_whole_batch(tiny_config, kind, sizes):
+@pytest.mark.parametrize("kind", ["pretrainer", "classifier", "multiple_choice"])
+def test_micro_batches_give_the_update_of_the_whole_batch(tiny_config, kind):
     config = without_dropout(tiny_config)
     weights = [global_batch(config, number)["masked_lm_weights"] for number in range(5)]
     assert all(w[:3].sum() != w[3:].sum() for w in weights)
     expected, initial, values = take_steps(kind, TrainStep, config, None, None)
-    for micro_batch_size in sizes:
+    for micro_batch_size in (1, 2, 3, 6):
         final, _, accumulated = take_steps(kind, TrainStep, config, initial, micro_batch_size)
         assert accumulated == pytest.approx(values, rel=1e-5)
         if kind == "pretrainer":
