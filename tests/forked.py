@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 
 # What runs a command as ``python -m bert_tf.cli.main`` does.
 COMMAND = "import sys; from bert_tf.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -28,10 +30,13 @@ class Forked:
     """
 
     def __init__(self, code, *arguments, **environment):
-        self._said = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 - until it ends
-        files = [file.name for file in self._said]
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        self._said = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
+        for file in self._said:
+            file.touch()
         arguments = [str(argument) for argument in arguments]
-        self._process = _FORK.Process(target=_run, args=(code, arguments, environment, files))
+        self._process = _FORK.Process(target=_run, args=(code, arguments, environment, self._said))
         self._process.start()
 
     def poll(self):
@@ -59,7 +64,7 @@ class Forked:
     def communicate(self, timeout=None):
         """Waits for its end; returns what it wrote to stdout and to stderr."""
         self.wait(timeout)
-        return tuple(pathlib.Path(file.name).read_text("utf-8") for file in self._said)
+        return tuple(file.read_text("utf-8") for file in self._said)
 
 
 def run_forked(code, *arguments, **environment):

@@ -114,17 +114,21 @@ def run(tiny_config, make_inputs, tmp_path_factory):
 
 @contextlib.contextmanager
 def running(folder, *flags, until=None):
-    """A run's processes, as soon as it has written a file; none of them is left at the end."""
+    """A run's processes, once something is in a file of it; none of them is left at the end."""
     processes = [Forked(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
     try:
         limit = time.monotonic() + 200
-        while until and not (folder / until).exists() and time.monotonic() < limit:
+        while until and not _has_text(folder / until) and time.monotonic() < limit:
             time.sleep(0.1)
         yield processes
     finally:
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def _has_text(file):
+    return file.exists() and file.stat().st_size > 0
 
 
 def free_hosts(number):
