@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from bert_tf.cli import flags
 from bert_tf.cli.main import COMMANDS, main
-from bert_tf.config import Classification, ModelFiles, lower_case_of, setting
+from bert_tf.config import Classification, ModelFiles, PretrainingData, lower_case_of, setting
 from bert_tf.errors import InputError
 
 
@@ -66,6 +67,33 @@ def test_arguments_may_stand_between_flags():
 def test_a_wrong_flag_is_an_input_error(argument, message):
     with pytest.raises(InputError, match=message):
         parse(argument)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run_classifier", "--do_train", "--output_dir=gs://bucket/run"],
+        ["run_pretraining", "--do_train", "--output_dir=x", "--input_file=a,gs://bucket/b*"],
+        ["run_squad", "--do_train", "--output_dir=x", "--checkpoint=gs://bucket/base"],
+        ["extract_features", "--input_file=x", "--output_file=s3://bucket/x.jsonl"],
+        ["create_pretraining_data", "--input_file=gs://b/x", "--output_file=y", "--vocab_file=v"],
+        ["predict", "--model_dir=gs://bucket/run", "a text"],
+        ["convert_checkpoint", "--from=gs://bucket/base", "--to=x"],
+    ],
+)
+def test_a_bucket_is_not_taken_for_a_folder(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert re.search(r"bert-tf: --\w+=.*://.*; mount the bucket", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_beam_has_file_systems_of_its_own():
+    arguments = ["--input_file=gs://b/x", "--output_file=gs://b/y", "--vocab_file=v"]
+    settings, _ = flags.parse(PretrainingData, [*arguments, "--runner=DataflowRunner"], "usage: …")
+    assert settings.output_file == "gs://b/y"
+    with pytest.raises(InputError, match="mount the bucket"):
+        flags.parse(PretrainingData, arguments, "usage: …")
 
 
 def test_config_file_is_overruled_by_flags(tmp_path):

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import re
 import sys
 import types
 import typing
@@ -22,6 +23,9 @@ from bert_tf.config import JOBS, ModelFiles, Training
 from bert_tf.errors import InputError
 
 Configuration = TypeVar("Configuration")
+
+# Flags that name files or folders.
+_PATHS = re.compile(r"(.*_)?(file|dir|checkpoint|from|to|log|output)")
 
 
 def parse(
@@ -64,6 +68,9 @@ def parse(
         layers.append(_read_config(configuration, pathlib.Path(values["config"].value)))
     if issubclass(configuration, Training):
         layers.append(_settings_of_trained_folder(configuration, layers))
+    if not any(layer.get("runner") for layer in layers):  # Beam has file systems of its own
+        for layer in layers:
+            _refuse_remote_files(configuration, layer)
     if issubclass(configuration, ModelFiles):
         layers = [_complete_model_files(layer) for layer in layers]
     merged: dict[str, Any] = {}
@@ -72,6 +79,17 @@ def parse(
     if issubclass(configuration, ModelFiles):
         _check_casing(merged)
     return configuration(**merged), positional
+
+
+def _refuse_remote_files(configuration: type, given: dict[str, Any]) -> None:
+    """A bucket's address would be taken for the name of a folder here, and found out late."""
+    for field in dataclasses.fields(configuration):
+        value = given.get(field.name)
+        if isinstance(value, str) and _PATHS.fullmatch(_flag(field)) and "://" in value:
+            raise InputError(
+                f"--{_flag(field)}={value}: this command reads and writes files of its own machine "
+                "only; mount the bucket as a folder (with Cloud Storage FUSE, say) and give that"
+            )
 
 
 def _define(configuration: type) -> flags.FlagValues:
