@@ -1,6 +1,5 @@
 """Takes a function of a batch, compiles it with XLA for every shape to come; next: training."""
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +50,7 @@ class CompiledStep:
             input_signature=[dataset.element_spec],
         )
         firsts = _first_of_each_shape(dataset)
+        values = [variable.numpy() for variable in variables]
         start = time.perf_counter()
         for batch in tqdm.tqdm(
             firsts,
@@ -59,8 +59,11 @@ class CompiledStep:
             mininterval=progress or 0.0,
             disable=progress is None,
         ):
-            with put_back(variables):
+            try:
                 run(batch)
+            finally:
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value)
             yield
         logger.info(
             "XLA compiled the step for %d shapes of a batch in %.1f s: %s",
@@ -68,17 +71,6 @@ class CompiledStep:
             time.perf_counter() - start,
             ", ".join(_shape_of(batch) for batch in firsts),
         )
-
-
-@contextlib.contextmanager
-def put_back(variables: Sequence[tf.Variable]) -> Iterator[None]:
-    """Gives variables the values again that they have now."""
-    values = [variable.numpy() for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
 
 
 def _first_of_each_shape(dataset: tf.data.Dataset) -> list[Any]:

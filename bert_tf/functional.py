@@ -29,8 +29,9 @@ def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
     s = tf.sigmoid(x * (c + (c * 0.044715) * tf.square(x)))
 
     def gradient(dy: tf.Tensor) -> tf.Tensor:
-        slope = c + (3.0 * c * 0.044715) * tf.square(x)
-        return dy * (s + x * slope * (s - tf.square(s)))
+        # This factor is 0 where x^3, or x^2, is beyond float16's range: it comes first.
+        u = x * (s - tf.square(s))
+        return dy * (s + c * u + (3.0 * c * 0.044715) * (x * (x * u)))
 
     return x * s, gradient
 

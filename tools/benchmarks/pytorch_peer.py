@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from harness import machine
@@ -75,10 +76,10 @@ def device_of_peer() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def train(
-    model: Any, loader: Any, num_steps: int, learning_rate: float, precision: str = "float32"
-) -> float:
-    """Trains a model of transformers with the recipe's AdamW; returns batches per second."""
+def make_step(
+    model: Any, learning_rate: float, num_steps: int, precision: str = "float32"
+) -> Callable[[Any], Any]:
+    """The recipe's update with PyTorch's fused AdamW: takes a batch, returns the loss."""
     import torch
     import transformers
 
@@ -93,17 +94,30 @@ def train(
         fused=True,
     )
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
+
+    def step(batch: Any) -> Any:
+        inputs = {name: values.to(device) for name, values in batch.items()}
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def train(
+    model: Any, loader: Any, num_steps: int, learning_rate: float, precision: str = "float32"
+) -> float:
+    """Trains a model of transformers with the recipe's AdamW; returns batches per second."""
+    take_step = make_step(model, learning_rate, num_steps, precision)
     step, start = 0, 0.0
     while step < num_steps:
         for batch in loader:
-            inputs = {name: values.to(device) for name, values in batch.items()}
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = model(**inputs).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            loss = take_step(batch)
             step += 1
             if step % 10 == 0 or step == num_steps:
                 print(f"step {step} of {num_steps}: loss {loss.item():.4f}", file=sys.stderr)

@@ -1,10 +1,10 @@
 """Times an exported classifier: float32, bfloat16, int8, beside ONNX Runtime and PyTorch.
 
 All of them are of the same trained classifier (that of the quickstart, unless --model_dir names
-another) and take ids of word pieces, in batches and lengths that are the same for all; `text` is a
-short text given to the export as a string. The session is TensorFlow's own, as in TF Serving. Each
-contender is a process of its own, and they take turns. A latency is that of one call after another;
-the figures are the medians over the rounds of each round's percentiles.
+another) and take ids of word pieces, in batches and lengths that are the same for all; texts are
+given to the export as strings, which have as many pieces. The session is TensorFlow's own, as in TF
+Serving. Each contender is a process of its own, and they take turns. A latency is that of one call
+after another; the figures are the medians over the rounds of each round's percentiles.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pytorch_peer import note_on_mkl
 
 SHAPES = ((1, 12), (8, 40), (32, 40))
 TEXT = "The parcel was due on Monday, still nothing."  # 12 word pieces with [CLS] and [SEP]
+LONGER = " ".join([TEXT] * 3 + ["It has not come at all yet."])  # 40
 PERCENTILES = (50, 95, 99)
 Call = Callable[[], Any]
 
@@ -65,7 +66,10 @@ def session_calls(
         return lambda: run(*values)
 
     calls = {f"{b} x {n}": call("tokens", inputs_of((b, n))) for b, n in SHAPES}
-    return {**calls, "text": call("serving_default", {"text": [TEXT.encode()]})}
+    for b, n in SHAPES:
+        text = {12: TEXT, 40: LONGER}[n]
+        calls[f"{b} x {n}, text"] = call("serving_default", {"text": [text.encode()] * b})
+    return calls
 
 
 def file_calls(

@@ -1,15 +1,17 @@
-"""Times one fixed-shape training step of BERT BASE here and in two peers.
+"""Times one fixed-shape training step of BERT BASE here and in three peers.
 
 Each contender takes real steps (forward, backward, clipping at global norm 1, its own Adam with
-weight decay, dropout 0.1) of a two-class classifier on the same random batch, graph mode, with
-``--xla`` compiled (which is slower on CPU), in a process of its own; the processes take turns. In
-the same turns the machine's rate of multiplying matrices is measured; how much of it a step
+weight decay, dropout 0.1) of a two-class classifier on the same random batch, in a process of its
+own; the processes take turns. TensorFlow's run as graphs, with ``--xla`` compiled (which is slower
+on CPU), PyTorch's op by op, as transformers does, with its fused kernels for attention and AdamW.
+In the same turns the machine's rate of multiplying matrices is measured; how much of it a step
 reaches, and on a CPU which operations take this project's time, is said below the table.
 """
 
 import argparse
 import collections
 import json
+import os
 import pathlib
 import statistics
 import tempfile
@@ -18,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 from harness import add_device, choose_device, last_lines_in_turns, print_report
+from pytorch_peer import make_step, note_on_mkl
 
 VOCAB_SIZE = 30522
 NUM_LAYERS, HIDDEN_SIZE, INTERMEDIATE_SIZE = 12, 768, 3072
@@ -147,10 +150,26 @@ def model_garden_step(
     return lambda: float(step())
 
 
+def pytorch_step(
+    ids: np.ndarray, labels: np.ndarray, precision: str, xla: bool
+) -> Callable[[], float]:
+    """PyTorch's BertForSequenceClassification, of transformers, with the fused AdamW."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = transformers.BertConfig(hidden_act="gelu_pytorch_tanh", num_labels=2)
+    step = make_step(transformers.BertForSequenceClassification(config), 5e-5, 1000, precision)
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": labels}
+    batch = {name: torch.tensor(values).long() for name, values in inputs.items()}
+    return lambda: float(step(batch))
+
+
 CONTENDERS = {
     "bert_tf": bert_tf_step,
     "keras_hub": keras_hub_step,
     "model_garden": model_garden_step,
+    "pytorch": pytorch_step,
 }
 
 
@@ -218,6 +237,7 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> None:
     if shares := json.loads(lines["bert_tf"][-1])["shares"]:
         most = [f"{kind} {share:.1%}" for kind, share in list(shares.items())[:12]]
         print(f"where bert_tf's step goes (of its kernels' time): {', '.join(most)}")
+    note_on_mkl()
 
 
 def main() -> None:
