@@ -363,6 +363,14 @@ class FineTuning(Training):
     bias_correction: bool = setting(
         False, "Adam with bias correction: not the original, but stabler on small data sets."
     )
+    eval_steps: int | None = setting(
+        None,
+        "While training, evaluate on the dev set of do_eval every so many steps, and after the "
+        "last. The best model so far is kept in best/ (with num_seeds in each seed's folder): that "
+        "with the highest F1 of entities (run_tagger) or answers (run_squad), else MCC (cola), "
+        "Pearson correlation (regression), F1 (multi_label) or accuracy.",
+        unimportant=True,
+    )
     num_seeds: int = setting(
         1, "Train this many runs, with seeds seed, seed + 1, …; report mean, deviation and best."
     )
@@ -374,7 +382,12 @@ class FineTuning(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least_1("predict_batch_size", "num_seeds")
+        self._check_at_least_1("predict_batch_size", "eval_steps", "num_seeds")
+        if self.eval_steps and self.do_train and not self.do_eval:
+            raise InputError(
+                f"--eval_steps={self.eval_steps}: evaluation while training is that of --do_eval; "
+                "give that too"
+            )
         self._check_positive("num_train_epochs")
         if not 0.0 <= self.warmup_proportion <= 1.0:
             raise InputError(

@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -28,6 +30,10 @@ class Terminated(Exception):  # noqa: N818 - not an error
         self.exit_status = 128 + asked_by  # what a shell reports for a process that it ended
 
 
+class _BrokenOff(BaseException):
+    """Like KeyboardInterrupt: code that takes any error does not take it."""
+
+
 @dataclasses.dataclass
 class StopRequest:
     """Whether a run was asked to stop.
@@ -37,6 +43,29 @@ class StopRequest:
     """
 
     asked_by: signal.Signals | None = None
+    _breaks_off: bool = dataclasses.field(default=False, init=False)
+
+    def unless_asked(self, work: Callable[[], Result]) -> Result | None:
+        """Does work that a first signal breaks off, wherever it is: it can be done again.
+
+        Returns:
+            What ``work`` returns; None if the signal came before its end.
+        """
+        if self.asked_by:
+            return None
+        try:
+            try:
+                self._breaks_off = True
+                return work()
+            finally:
+                self._breaks_off = False
+        except _BrokenOff:
+            return None
+
+    def _note(self, number: int) -> None:
+        self.asked_by = signal.Signals(number)
+        if self._breaks_off:
+            raise _BrokenOff
 
 
 @contextlib.contextmanager
@@ -55,8 +84,8 @@ def deferred_termination() -> Iterator[StopRequest]:
         return
 
     def note(number: int, frame: Any) -> None:
-        request.asked_by = signal.Signals(number)
         restore()
+        request._note(number)
 
     def restore() -> None:
         for number, handler in previous.items():

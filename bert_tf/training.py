@@ -14,7 +14,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -52,6 +52,8 @@ MODEL_INPUTS = (
 )
 # What a step with a loss scale adds to its values.
 SCALE_VALUES = ("loss_scale", "skipped_steps", "skipped_in_a_row")
+# What the log adds to a step's values.
+RATES = ("examples_per_second", "tokens_per_second")
 # From 2^15, sixteen steps in a row take the scale down to 1.
 _MOST_SKIPPED_IN_A_ROW = 50
 # What is said where an evaluation, of whichever command, runs out of memory.
@@ -364,27 +366,31 @@ class TrainLog:
         self._last = (first_step, 0, time.perf_counter())
 
     def __call__(
-        self, step: int, num_tokens: int, values: dict[str, float], evaluated: dict[str, float]
+        self,
+        step: int,
+        num_tokens: int,
+        values: dict[str, float],
+        evaluated: dict[str, float] | None,
     ) -> dict[str, float]:
-        """Logs a step if it is its turn, or if it was evaluated; returns what was logged.
+        """Logs a step if it is its turn, or that of an evaluation; returns what was logged.
 
         Args:
             step: updates so far.
             num_tokens: tokens, without padding, that this process has trained on.
             values: of the step.
-            evaluated: an evaluation's values; empty if there was none.
+            evaluated: an evaluation's values, empty if it was broken off; None if none is due.
         """
         self._progress.update(step - self._progress.n)
-        if step % self._log_steps and step != self._num_train_steps and not evaluated:
+        if step % self._log_steps and step != self._num_train_steps and evaluated is None:
             return {}
         last_step, last_tokens, last_time = self._last
         self._last = (step, num_tokens, time.perf_counter())
         seconds = self._last[2] - last_time
         logged = {
             **values,
-            **evaluated,
             "examples_per_second": (step - last_step) * self._examples_per_step / seconds,
             "tokens_per_second": (num_tokens - last_tokens) / seconds,
+            **(evaluated or {}),
         }
         try:
             self._file.write(json.dumps({"step": step, **logged}) + "\n")
@@ -403,9 +409,24 @@ class TrainLog:
         )
         return logged
 
+    def lacks(self, step: int, names: Collection[str]) -> bool:
+        """Whether the last line is that of a step, with no values but these and the rates."""
+        lines = self._lines()
+        last = json.loads(lines[-1]) if lines else {"step": None}
+        return last["step"] == step and not last.keys() - {"step", *names, *RATES}
+
+    def complete(self, evaluated: dict[str, float]) -> None:
+        """Adds an evaluation's values to the last line."""
+        lines = self._lines()
+        lines[-1] = json.dumps({**json.loads(lines[-1]), **evaluated}) + "\n"
+        self._file.close()
+        run_folder.write_text(self._path, "".join(lines))
+        self._file = self._path.open("a")
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done meanwhile takes no time, as far as the rates are concerned."""
+        """What is done meanwhile takes no time, as far as the rates go, and has a line to use."""
+        self._progress.clear()
         start = time.perf_counter()
         yield
         step, num_tokens, seconds = self._last
@@ -417,8 +438,11 @@ class TrainLog:
         with contextlib.suppress(OSError):  # of what could not be written before either
             self._file.close()
 
+    def _lines(self) -> list[str]:
+        return self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+
     def _drop_lines_beyond(self, first_step: int) -> None:
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        lines = self._lines()
         # A last line without its end was being written when the process was stopped.
         whole = [line for line in lines if line.endswith("\n")]
         try:
@@ -504,7 +528,8 @@ def train(
     Of several workers, the chief writes and evaluates; the others wait for it.
 
     Without ``resume/``, from where the optimizer stands. A SIGTERM or SIGINT ends it when the loop
-    and the evaluation that are running have ended, with all that is needed to go on from there.
+    that is running has ended, with all that is needed to go on from there. An evaluation that is
+    running on the worker which gets the signal is broken off, and made up for when the run goes on.
 
     Args:
         step: the update, with its model and optimizer.
@@ -518,7 +543,8 @@ def train(
         save_checkpoints_steps: how often the run can be resumed from.
         keep_checkpoint_max: how many of those points are kept.
         rows_per_step: of the global batch, where examples share rows.
-        evaluate: gives values to log beside those of the step, under names of their own.
+        evaluate: gives values to log beside those of the step, under names of their own; may be
+            broken off anywhere, and then is called again when the run goes on.
         eval_steps: how often that is done; in any case it is after the last step.
         xla: whether a step is compiled by XLA, for each shape of a batch anew.
 
@@ -540,7 +566,8 @@ def train(
         writes=writes,
     )
     global_step = step.optimizer.iterations.value
-    trainer = Trainer(step, names if step.loss_scale is None else (*names, *SCALE_VALUES), xla=xla)
+    names = names if step.loss_scale is None else (*names, *SCALE_VALUES)
+    trainer = Trainer(step, names, xla=xla)
     intervals = [log_steps, save_checkpoints_steps, *([eval_steps] if eval_steps else [])]
 
     # Orbit prints to stdout, which belongs to a command's results.
@@ -559,9 +586,6 @@ def train(
                 f"there is nothing to train: {first_step} steps are done already, but "
                 f"num_train_steps is {num_train_steps}; give more steps"
             )
-        if first_step == num_train_steps:
-            return
-        trainer.train_dataset = distributed(lambda: dataset_from(first_step))
         log = TrainLog(
             folder / run_folder.TRAIN_LOG if writes else None,
             first_step,
@@ -583,13 +607,26 @@ def train(
                     signal.Signals(asked_by),
                 )
 
+        def evaluated_after(done: int) -> dict[str, float] | None:
+            """An evaluation's values, empty if it was broken off; None if none is due."""
+            is_due = done == num_train_steps or (eval_steps and done % eval_steps == 0)
+            if not evaluate or not is_due:
+                return None
+            with log.paused():
+                return (request.unless_asked(evaluate) if writes else None) or {}
+
+        def make_up_for_evaluation() -> None:
+            if writes and log.lacks(first_step, names):
+                evaluated = evaluated_after(first_step)
+                if evaluated:
+                    log.complete(evaluated)
+                    tensorboard.add_scalars(first_step, evaluated)
+            stop_if_asked(first_step)
+
         def report(values: dict[str, float]) -> None:
             done = int(global_step.numpy())
             values = _refuse_divergence(values, done)
-            evaluated: dict[str, float] = {}
-            if evaluate and (done == num_train_steps or (eval_steps and done % eval_steps == 0)):
-                with log.paused():
-                    evaluated = evaluate() if writes else {}
+            evaluated = evaluated_after(done)
             tensorboard.add_scalars(done, log(done, trainer.num_tokens, values, evaluated))
             stop_if_asked(done)
 
@@ -605,6 +642,10 @@ def train(
                 _smaller_step(step),
             ),
         ):
+            make_up_for_evaluation()
+            if first_step == num_train_steps:
+                return
+            trainer.train_dataset = distributed(lambda: dataset_from(first_step))
             for _ in trainer.compile_ahead(lambda: dataset_from(first_step), shows_progress=writes):
                 stop_if_asked(first_step)
             controller.train(num_train_steps)
@@ -750,6 +791,7 @@ def evaluated_batches(
         total=num_batches,
         desc=description,
         unit="batch",
+        position=0,  # while training, in the place of its line
         mininterval=progress_interval(),
         disable=description is None,
     ):

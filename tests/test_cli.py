@@ -233,6 +233,8 @@ def test_an_unknown_command_names_the_known_ones(capsys):
         ({"weight_decay_rate": -1.0}, "--weight_decay_rate"),
         ({"warmup_proportion": 1.5}, "--warmup_proportion"),
         ({"seed": -1}, "--seed"),
+        ({"eval_steps": 0}, "--eval_steps must be at least 1"),
+        ({"eval_steps": 9}, "--eval_steps=9: evaluation while training is that of --do_eval"),
     ],
 )
 def test_settings_are_checked(changes, message):

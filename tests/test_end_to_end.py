@@ -16,7 +16,9 @@ import tensorflow as tf
 from forked import COMMAND, Forked, run_forked
 
 import bert_tf
+from bert_tf.checkpoint import save_checkpoint
 from bert_tf.cli.main import main
+from bert_tf.tasks import fine_tuning
 
 POSITIVE = [
     "good",
@@ -274,7 +276,7 @@ def test_precisions(precision, data_dir, model_flags, tmp_path, trained):
     assert predicted[0]["label"] == "pos"
 
 
-def test_several_seeds(data_dir, model_flags, tmp_path):
+def test_several_seeds(data_dir, model_flags, tmp_path, capsys):
     folder = tmp_path / "run"
     command = [
         "run_classifier", "--do_train", "--do_eval", *model_flags, f"--data_dir={data_dir}",
@@ -298,6 +300,12 @@ def test_several_seeds(data_dir, model_flags, tmp_path):
     assert all(np.array_equal(best[name], value) for name, value in weights(folder).items())
     assert bert_tf.Predictor.load(folder).predict(["good film"])[0]["label"] in ("neg", "pos")
     assert main(command) == 2  # finished
+    (folder / "eval_results.json").unlink()
+    train_file = (data_dir / "train.tsv").read_text()
+    (data_dir / "train.tsv").write_text(train_file + train_file.splitlines()[-1] + "\n")
+    assert main(command) == 2
+    assert "train_file changed" in capsys.readouterr().err
+    (data_dir / "train.tsv").write_text(train_file)
     command.append("--do_predict")  # not finished: the predictions are missing
     assert json.loads(run(*command)) == results
     for place in (folder, *(folder / f"seed_{seed}" for seed in single)):
@@ -351,10 +359,7 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
     resumed = run_forked(COMMAND, *command)
     assert resumed.returncode == 0, resumed.stderr
     assert goes_on in resumed.stderr
-    one, other = weights(undisturbed), weights(stopped)
-    assert set(one) == set(other)
-    for name in one:
-        assert np.array_equal(one[name], other[name]), name
+    assert_same_weights(undisturbed, stopped)
     keys = ("step", "loss", "grad_norm", "learning_rate")
     logs = [
         [[json.loads(line)[key] for key in keys] for line in path.read_text().splitlines()]
@@ -362,6 +367,117 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
     ]
     assert logs[0] == logs[1]
     assert len(logs[0]) == 90
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, data_dir, model_flags):
+    """The folder of the same run, evaluated every 25 steps and after the last.
+
+    Its dev set is so easy that all of it is right some time before the end.
+    """
+    rows = [(" ".join(POSITIVE[i : i + 4]), "pos") for i in range(7)]
+    rows += [(" ".join(NEGATIVE[i : i + 4]), "neg") for i in range(5)]
+    table = "".join(f"{text}\t{label}\n" for text, label in [("text", "label"), *rows])
+    (data_dir / "easy.tsv").write_text(table)
+    folder = tmp_path_factory.mktemp("runs") / "evaluated"
+    run(*evaluated_command(data_dir, model_flags, folder))
+    return folder
+
+
+def evaluated_command(data_dir, model_flags, folder):
+    more = ("--eval_steps=25", f"--dev_file={data_dir / 'easy.tsv'}")
+    return command_line(data_dir, model_flags, folder, *more)
+
+
+def without_rates(folder):
+    lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.endswith("_per_second")} for line in lines]
+
+
+def assert_same_weights(one, other):
+    one, other = weights(one), weights(other)
+    assert set(one) == set(other)
+    for name in one:
+        assert np.array_equal(one[name], other[name]), name
+
+
+def test_the_best_model_so_far_is_kept_and_the_last_one_is_the_runs(
+    evaluated, undisturbed, data_dir, model_flags, tmp_path
+):
+    assert_same_weights(evaluated, undisturbed)
+    lines = [line for line in without_rates(evaluated) if "eval_accuracy" in line]
+    assert [line["step"] for line in lines] == [25, 50, 75, 90]
+    best = max(lines, key=lambda line: line["eval_accuracy"])  # of several, the first
+    assert 25 < best["step"] < 90
+    assert (weights(evaluated / "best")["output_bias"] != weights(evaluated)["output_bias"]).any()
+    kept = json.loads((evaluated / "best" / "eval_results.json").read_text())
+    found = {name: value for name, value in best.items() if name.startswith("eval_")}
+    assert kept == {**found, "global_step": best["step"]}
+    again = run(
+        "run_classifier", "--do_eval", *model_flags, f"--dev_file={data_dir / 'easy.tsv'}",
+        "--labels=neg,pos", f"--init_checkpoint={evaluated / 'best' / 'bert_model.ckpt'}",
+        f"--output_dir={tmp_path / 'again'}",
+    )  # fmt: skip
+    assert json.loads(again) == pytest.approx(found)
+    predicted = run("predict", f"--model_dir={evaluated / 'best'}", "good great love film")
+    assert json.loads(predicted)["label"] == "pos"
+    names = {path.name for path in (evaluated / "best").iterdir()}
+    names = {name for name in names if not name.startswith("events.")}
+    assert names == {
+        "bert_config.json", "bert_model.ckpt.data-00000-of-00001", "bert_model.ckpt.index",
+        "calibration.png", "confusion_matrix.png", "eval_errors.jsonl", "eval_results.json",
+        "labels.txt", "run_config.yaml", "vocab.txt",
+    }  # fmt: skip
+
+
+def test_a_run_that_is_stopped_in_an_evaluation_is_that_of_an_undisturbed_one(
+    evaluated, data_dir, model_flags, tmp_path, monkeypatch, capsys
+):
+    data, stopped = tmp_path / "data", tmp_path / "stopped"
+    shutil.copytree(data_dir, data)
+    command = evaluated_command(data, model_flags, stopped)
+    best_so_far = {}  # accuracy -> the step that was best with it
+    for line in without_rates(evaluated):
+        if line.get("eval_accuracy", -1) > max(best_so_far, default=-1):
+            best_so_far[line["eval_accuracy"]] = line["step"]
+    *_, last_but_one, stop = best_so_far.values()
+    saved = []
+
+    def save(model, path):
+        """When nearly all of the run's best model is written, it is asked to stop."""
+        save_checkpoint(model, path)
+        saved.append(path)
+        if len(saved) == len(best_so_far):
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning, "save_checkpoint", save)
+        assert main(command) == 143
+    assert without_rates(stopped)[:-1] == without_rates(evaluated)[: stop - 1]
+    last = without_rates(stopped)[-1]
+    assert last["step"] == stop and not any(name.startswith("eval_") for name in last)
+    kept = json.loads((stopped / "best" / "eval_results.json").read_text())
+    assert kept["global_step"] == last_but_one
+    assert not list(stopped.glob(".best*"))
+
+    # It does not go on with something else.
+    train_file = (data / "train.tsv").read_text()
+    (data / "train.tsv").write_text(train_file.replace("good", "bad", 1))
+    assert main(command) == 2
+    assert "since the run there was cut off, train_file changed" in capsys.readouterr().err
+    (data / "train.tsv").write_text(train_file)
+    (data / "labels.txt").write_text("pos\nneg\n")
+    assert main(command) == 2
+    assert "since the run there was cut off, labels changed" in capsys.readouterr().err
+    (data / "labels.txt").unlink()
+
+    run(*command)
+    assert without_rates(stopped) == without_rates(evaluated)
+    assert_same_weights(stopped, evaluated)
+    one, other = stopped / "best", evaluated / "best"
+    assert_same_weights(one, other)
+    for name in ("eval_results.json", "eval_errors.jsonl", "labels.txt"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
@@ -408,10 +524,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     assert num_kills >= 3
     if not (killed / "eval_results.json").exists():
         assert start(killed).wait() == 0
-    one, other = weights(whole), weights(killed)
-    assert set(one) == set(other)
-    for name in one:
-        assert np.array_equal(one[name], other[name]), name
+    assert_same_weights(whole, killed)
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == list(range(1, 301))
 

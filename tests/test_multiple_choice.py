@@ -87,7 +87,7 @@ def trained(tmp_path_factory, data_dir, model_flags):
     folder = tmp_path_factory.mktemp("runs") / "run"
     results = run(
         "--do_train", "--do_eval", "--do_predict", *model_flags, f"--data_dir={data_dir}",
-        "--num_train_epochs=12", f"--output_dir={folder}", "--num_seeds=2",
+        "--num_train_epochs=12", f"--output_dir={folder}", "--num_seeds=2", "--eval_steps=100",
     )  # fmt: skip
     return folder, results
 
@@ -105,6 +105,20 @@ def test_the_run_learns(trained):
     rows = np.array(read_table(folder / "test_results.tsv"))
     assert rows.shape == (7, 3)
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=0, atol=1e-6)
+
+
+def test_the_best_model_so_far_of_each_seed_is_kept(trained, data_dir):
+    folder, _ = trained
+    texts, labels = read_swag(data_dir / "val.csv")
+    for path in folder.glob("seed_*"):
+        kept = json.loads((path / "best" / "eval_results.json").read_text())
+        lines = map(json.loads, (path / "train_log.jsonl").read_text().splitlines())
+        of_step = {line["step"]: line["eval_accuracy"] for line in lines if "eval_loss" in line}
+        assert list(of_step) == [100, 180]
+        assert of_step[kept["global_step"]] == kept["eval_accuracy"] == max(of_step.values())
+        found = Predictor.load(path / "best").predict(texts)
+        right = [item["label"] == label for item, label in zip(found, labels, strict=True)]
+        assert kept["eval_accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_the_worst_errors_are_the_questions_with_a_wrong_choice(trained):

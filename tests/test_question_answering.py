@@ -79,9 +79,9 @@ def trained(request, tmp_path_factory, model_flags):
     write_squad(folder / "train.json", 70, 3, request.param)
     questions = write_squad(folder / "dev.json", 25, 4, request.param)
     printed = run(
-        "run_squad", "--do_train", "--do_predict", *model_flags,
+        "run_squad", "--do_train", "--do_eval", "--do_predict", *model_flags,
         f"--train_file={folder / 'train.json'}", f"--predict_file={folder / 'dev.json'}",
-        "--num_train_epochs=20", f"--output_dir={folder / 'run'}",
+        "--num_train_epochs=20", "--eval_steps=100", f"--output_dir={folder / 'run'}",
         *(["--version_2_with_negative"] if request.param else []),
     )  # fmt: skip
     return folder / "run", json.loads(printed), questions, request.param
@@ -106,6 +106,22 @@ def test_the_run_learns_and_its_figures_are_those_of_its_predictions(trained):
         assert results["best_f1"] == pytest.approx(results["f1"])
         for key, answer in predictions.items():
             assert (answer == "") == (odds[key] > threshold)
+
+
+def test_the_best_model_so_far_is_kept(trained):
+    folder, _, questions, with_null = trained
+    lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
+    best = max((line for line in lines if "f1" in line), key=lambda line: line["f1"])
+    kept = json.loads((folder / "best" / "eval_results.json").read_text())
+    assert kept.pop("global_step") == best["step"]
+    assert kept.items() <= best.items()
+    if with_null:  # the model's own, not that of the last one
+        threshold = json.loads((folder / "best" / "null_threshold.json").read_text())
+        assert threshold == {"null_score_diff_threshold": kept["best_f1_thresh"]}
+    predictions = json.loads((folder / "best" / "predictions.json").read_text())
+    asked = [(qa["question"], context) for context, qa in questions.values()]
+    found = Predictor.load(folder / "best").predict(asked)
+    assert [answer["answer"] for answer in found] == list(predictions.values())
 
 
 def test_the_worst_errors_are_the_questions_that_are_not_answered_exactly(trained):

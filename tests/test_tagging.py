@@ -89,6 +89,7 @@ def trained(request, tmp_path_factory, data_dir, model_flags):
     printed = run(
         "run_tagger", "--do_train", "--do_eval", "--do_predict", *model_flags,
         f"--data_dir={data_dir}", "--num_train_epochs=25", f"--output_dir={folder}",
+        "--eval_steps=200",
         *(["--crf"] if request.param == "crf" else []),
     )  # fmt: skip
     return folder, json.loads(printed)
@@ -147,6 +148,16 @@ def test_the_run_learns_and_its_figures_are_those_of_its_predictions(trained, da
     assert results["eval_accuracy"] == pytest.approx(
         np.mean([row[2] == row[3] for row in rows]), abs=0.02
     )
+
+
+def test_the_best_model_so_far_is_kept(trained):
+    folder, _ = trained
+    lines = [json.loads(line) for line in read_lines(folder / "train_log.jsonl")]
+    best = max((line for line in lines if "eval_f1" in line), key=lambda line: line["eval_f1"])
+    kept = json.loads((folder / "best" / "eval_results.json").read_text())
+    assert kept.pop("global_step") == best["step"]
+    assert kept.items() <= best.items()
+    assert len(Predictor.load(folder / "best").predict(["good film"])) == 1
 
 
 def test_the_worst_errors_are_the_sentences_with_wrong_tags(trained):

@@ -37,6 +37,28 @@ def test_afterwards_a_sigterm_acts_as_before(received):
     assert received == [signal.SIGTERM] * 2
 
 
+def test_a_first_sigterm_breaks_work_off(received):
+    def work(asks):
+        try:
+            if asks:
+                signal.raise_signal(signal.SIGTERM)
+        except Exception:  # as code has it that takes any error
+            pytest.fail("it is no error of the work")
+        return 7
+
+    with deferred_termination() as request:
+        assert request.unless_asked(lambda: work(asks=False)) == 7
+        assert request.unless_asked(lambda: work(asks=True)) is None
+        assert request.asked_by is signal.SIGTERM and received == []
+        assert request.unless_asked(lambda: work(asks=False)) is None
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+    with deferred_termination() as request:
+        assert request.unless_asked(lambda: work(asks=False)) == 7
+        signal.raise_signal(signal.SIGTERM)  # after the work, it is noted
+        assert request.asked_by is signal.SIGTERM
+
+
 @pytest.fixture
 def interrupts():
     """Sets what an interrupt does; a shell starts commands in the background with none."""

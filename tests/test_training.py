@@ -267,6 +267,14 @@ def without_rates(folder):
     ]
 
 
+def scalars(path):
+    """The points of a file of TensorBoard's: ((step, name), value)."""
+    for record in tf.data.TFRecordDataset(str(path)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            yield (event.step, value.tag), float(tf.make_ndarray(value.tensor))
+
+
 TWO_DEVICES = """
 import pathlib, sys
 import numpy as np
@@ -528,40 +536,53 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(kind, tiny_config, tmp_path)
     assert [line["step"] for line in read_log(cut)] == [2, 4, 6, 8]
 
 
-def test_a_sigterm_ends_a_run_where_it_stands_and_it_goes_on_bit_for_bit(tiny_config, tmp_path):
+def test_an_evaluation_that_a_sigterm_breaks_off_is_made_up_for(tiny_config, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir()
     stopped.mkdir()
-    expected, initial = train_tiny(tiny_config, whole, evaluate=lambda: {"a": 1.0}, eval_steps=3)
 
-    def evaluate():
-        if (done := len(read_log(stopped))) == 1:  # that of step 2: this is step 3
-            signal.raise_signal(signal.SIGTERM)
-            assert signal.getsignal(signal.SIGTERM) == before  # a second one acts as ever
-        return {"a": 1.0} if done else {}
+    def start(folder, weights=None, stop_at=None):
+        """Trains; returns after which steps it was evaluated, and weights as ``train_tiny``."""
+        model, optimizer = BertPretrainer(tiny_config), create_optimizer(0.01, 10, 2)
+        evaluated = []
 
+        def evaluate():
+            done = int(optimizer.iterations.numpy())
+            if done == stop_at:
+                signal.raise_signal(signal.SIGTERM)
+                pytest.fail("the evaluation went on")
+            evaluated.append(done)
+            return {"a": float(np.sum(model.weights[0]))}
+
+        found = train_tiny(
+            tiny_config, folder, weights, model=model, optimizer=optimizer,
+            evaluate=evaluate, eval_steps=3,
+        )  # fmt: skip
+        return evaluated, *found
+
+    evaluated, expected, initial = start(whole)
+    assert evaluated == [3, 6, 8]
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated, match=r"after step 3 of 8; the same command goes on .*/resume$"):
-        train_tiny(tiny_config, stopped, initial, evaluate=evaluate, eval_steps=3)
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert [line["step"] for line in read_log(stopped)] == [2, 3]
-    assert [path.name for path in (stopped / "resume").glob("*.index")] == ["ckpt-3.index"]
-    final, _ = train_tiny(tiny_config, stopped, evaluate=lambda: {"a": 1.0}, eval_steps=3)
+    for attempt in range(2):  # the second time, what is broken off is what makes up for the first
+        with pytest.raises(Terminated, match=r"after step 3 of 8; the same command .*/resume$"):
+            start(stopped, None if attempt else initial, stop_at=3)
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert [("a" in line, line["step"]) for line in read_log(stopped)] == [(0, 2), (0, 3)]
+        assert [path.name for path in (stopped / "resume").glob("*.index")] == ["ckpt-3.index"]
+    with pytest.raises(Terminated, match="after step 8 of 8"):  # it has made up for step 3
+        start(stopped, stop_at=8)
+    assert [line["step"] for line in read_log(stopped) if "a" in line] == [3, 6]
+    evaluated, final, _ = start(stopped)
+    assert evaluated == [8]
+    assert start(stopped)[0] == []
     for value, goal in zip(final, expected, strict=True):
         np.testing.assert_array_equal(value, goal)
     assert without_rates(stopped) == without_rates(whole)
-
-
-def test_a_sigterm_in_the_last_loop_leaves_nothing_to_train(tiny_config, tmp_path, caplog):
-    def evaluate():
-        signal.raise_signal(signal.SIGTERM)
-        return {}
-
-    with pytest.raises(Terminated, match="after step 4 of 4"):
-        train_tiny(tiny_config, tmp_path, last=4, evaluate=evaluate)
-    with caplog.at_level("INFO", "bert_tf"):
-        train_tiny(tiny_config, tmp_path, last=4, evaluate=evaluate)
-    assert "resuming at step 4 of 4" in caplog.text
+    assert [list(line) for line in read_log(stopped)] == [list(line) for line in read_log(whole)]
+    shown = {point: value for path in stopped.glob("events*") for point, value in scalars(path)}
+    for line in read_log(stopped):
+        for name in set(line) - {"step"}:
+            assert shown[line["step"], name] == pytest.approx(line[name]), name
 
 
 def test_the_host_looks_in_every_few_seconds(monkeypatch):
@@ -583,7 +604,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_with_one_line(tiny_config, tm
     log._file.close()
     log._file = (tmp_path / "full.jsonl").open("w")
     with pytest.raises(InputError, match=r"log.jsonl: cannot write it: No space left.* goes on"):
-        log(1, 30, {"loss": 1.0}, {})
+        log(1, 30, {"loss": 1.0}, None)
     log.close()
 
 
@@ -764,12 +785,7 @@ def test_an_evaluation_is_logged_at_its_steps_and_at_the_end(tiny_config, tmp_pa
     assert evaluated == {3: 0.5, 6: 1.0, 8: 1.5}
     assert set(log[1]) == {"step", *NAMES, "masked_lm_accuracy", *RATES, "eval_loss"}
     (events,) = tmp_path.glob("events.out.tfevents.*")
-    shown = {
-        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
-        for record in tf.data.TFRecordDataset(str(events))
-        for event in [tf.compat.v1.Event.FromString(record.numpy())]
-        for value in event.summary.value
-    }
+    shown = dict(scalars(events))
     for line in log:
         for name in set(line) - {"step"}:
             assert shown[line["step"], name] == pytest.approx(line[name]), name
@@ -782,7 +798,7 @@ def test_an_evaluation_takes_no_time_from_the_rates(tmp_path, monkeypatch):
     with log.paused():  # from second 101 to 131
         pass
     log(6, 50, {"loss": 1.0}, {"eval_loss": 2.0})
-    log(8, 80, {"loss": 1.0}, {})
+    log(8, 80, {"loss": 1.0}, None)
     log.close()
     one, other = read_log(tmp_path)
     assert (one["examples_per_second"], one["tokens_per_second"]) == (3.0, 25.0)

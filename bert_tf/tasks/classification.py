@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -109,6 +110,10 @@ class _Prepared(fine_tuning.Task):
         return None if self.train is None else self.train.path
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        return {**super().inputs, "labels": list(self.labels)}
+
+    @property
     def result_files(self) -> tuple[str, ...]:
         views = [run_folder.EVAL_ERRORS]
         if self.task.task_type != "regression":
@@ -144,7 +149,9 @@ class _Prepared(fine_tuning.Task):
         if self.labels:
             run_folder.write_lines(folder / run_folder.LABELS, self.labels)
 
-    def use(self, learner: TextClassifier, folder: pathlib.Path, step: int) -> dict[str, float]:
+    def evaluate(
+        self, learner: TextClassifier, folder: pathlib.Path, step: int
+    ) -> dict[str, float]:
         results: dict[str, float] = {}
         for part, examples in self.dev.items():
             suffix = f"_{part}" if part else ""
@@ -156,12 +163,14 @@ class _Prepared(fine_tuning.Task):
                 folder, task_type, self.labels, examples, logits, step=step, part=part
             )
             results |= {f"eval_{name}{suffix}": value for name, value in values.items()}
+        return results
+
+    def predict(self, learner: TextClassifier, folder: pathlib.Path) -> None:
         for part, examples in self.test.items():
             rows = learner.probabilities(
                 examples.text_a, examples.text_b, self.settings.predict_batch_size, "predicting"
             )
             run_folder.write_table(folder / run_folder.of_part(run_folder.TEST_RESULTS, part), rows)
-        return results
 
 
 def _prepare(settings: Classification, trained: pathlib.Path | None) -> _Prepared:

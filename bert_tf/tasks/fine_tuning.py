@@ -7,6 +7,7 @@ with, and the evaluation of a model that is there already.
 import abc
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf import run_folder
+from bert_tf.best_model import keep_if_best
 from bert_tf.checkpoint import load_checkpoint, save_checkpoint
 from bert_tf.config import BertConfig, FineTuning
 from bert_tf.distribution import devices_of, loss_scale_of
@@ -104,14 +106,26 @@ class Task(abc.ABC):
         """What is trained on; None without ``do_train``."""
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """What training depends on beside the settings, for ``run_folder.remember_inputs``."""
+        assert self.train_file is not None
+        with self.train_file.open("rb") as file:
+            train_file = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "bert_config_file": json.loads(self.config.to_json_string()),
+            "vocab_file": self.tokenizer.vocabulary.sha256,
+            "train_file": train_file,
+        }
+
+    @property
     @abc.abstractmethod
     def result_files(self) -> tuple[str, ...]:
-        """Names of the files that ``use`` writes."""
+        """Names of the files that ``evaluate`` and ``predict`` write."""
 
     @property
     @abc.abstractmethod
     def deciding(self) -> str:
-        """The value of ``use`` by which the best of several seeds is found."""
+        """The value of ``evaluate`` by which the best model is found; the higher, the better."""
 
     @abc.abstractmethod
     def learner(self) -> Any:
@@ -126,17 +140,21 @@ class Task(abc.ABC):
         """Writes what the task needs beside the model, such as its labels."""
 
     @abc.abstractmethod
-    def use(self, learner: Any, folder: pathlib.Path, step: int) -> dict[str, float]:
-        """Evaluates and predicts as the settings ask for, and writes ``result_files``.
+    def evaluate(self, learner: Any, folder: pathlib.Path, step: int) -> dict[str, float]:
+        """Evaluates if the settings ask for it, and writes what it finds.
 
         Args:
             learner: of ``learner``, trained.
-            folder: the run's.
-            step: after which its training ended, as far as it is known.
+            folder: where its files go.
+            step: updates that the learner has had, as far as it is known.
 
         Returns:
             Values by name, such as ``eval_loss``; none if there is nothing to evaluate.
         """
+
+    @abc.abstractmethod
+    def predict(self, learner: Any, folder: pathlib.Path) -> None:
+        """Predicts the test set if the settings ask for it; arguments as for ``evaluate``."""
 
 
 # The settings, and the folder of the run that made the model if there is one -> the task.
@@ -236,6 +254,20 @@ class _TrainingRun:
     def __call__(self, folder: pathlib.Path) -> dict[str, float]:
         """Trains, saves, evaluates and predicts into a claimed folder."""
         task, settings, learner, lesson = self.task, self.task.settings, self.learner, self.lesson
+
+        def evaluate() -> dict[str, float]:
+            done = int(self.step.optimizer.iterations.numpy())
+            return keep_if_best(
+                folder,
+                done,
+                lambda target: task.evaluate(learner, target, done),
+                task.deciding,
+                self._write_model,
+                lower_is_better=False,
+            )
+
+        if is_chief():
+            run_folder.remember_inputs(folder, task.inputs)
         log.info("%s", self.report)
         log.info(
             "training on %d examples for %d steps of %d; %s",
@@ -252,14 +284,21 @@ class _TrainingRun:
             save_checkpoints_steps=settings.save_checkpoints_steps,
             keep_checkpoint_max=settings.keep_checkpoint_max,
             rows_per_step=self.plan.shape[1],
+            evaluate=evaluate if settings.eval_steps else None,
+            eval_steps=settings.eval_steps,
             xla=settings.xla,
         )
         if not is_chief():
             return {}
+        self._write_model(folder)
+        return _use(task, learner, folder, self.num_train_steps)
+
+    def _write_model(self, folder: pathlib.Path) -> None:
+        """Writes all that the trained model needs to be used."""
+        task = self.task
         write_model_files(folder, task.config, task.tokenizer.vocabulary)
         task.write_files(folder)
-        save_checkpoint(learner.model, folder / run_folder.CHECKPOINT)
-        return _use(task, learner, folder, self.num_train_steps)
+        save_checkpoint(self.learner.model, folder / run_folder.CHECKPOINT)
 
     def _plan(self) -> np.ndarray:
         """The plan of all steps, as ``Lesson.batches`` takes it."""
@@ -298,7 +337,8 @@ def _use(
     task: Task, learner: Learner, folder: pathlib.Path, global_step: int | None
 ) -> dict[str, float]:
     """Evaluates and predicts with a trained model, and writes what comes out."""
-    results = task.use(learner, folder, global_step or 0)
+    results = task.evaluate(learner, folder, global_step or 0)
+    task.predict(learner, folder)
     if results:
         if global_step is not None:
             results["global_step"] = global_step
@@ -320,6 +360,8 @@ def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dic
             ),
         )
         if all((path / name).exists() for name in _results(task_of_seed)):
+            if is_chief():
+                run_folder.remember_inputs(path, task_of_seed.inputs)
             log.info("seed %d is finished already", seed)
             runs[seed] = json.loads((path / run_folder.EVAL_RESULTS).read_text())
             continue

@@ -97,26 +97,26 @@ class _Prepared(fine_tuning.Task):
     def write_files(self, folder: pathlib.Path) -> None:
         """Nothing: the model takes any number of choices."""
 
-    def use(self, learner: ChoiceScorer, folder: pathlib.Path, step: int) -> dict[str, float]:
-        results: dict[str, float] = {}
-        if self.dev is not None:
-            features = learner.features(self.dev.items, self.dev.labels)
-            logits, losses = learner.logits(features, self.settings.eval_batch_size, "evaluating")
-            scores, labels = np.stack(logits), self.dev.labels
-            assert labels is not None
-            values = classification_metrics("single_label", ("accuracy",), scores, labels)
-            calibration = single_calibration(scores, labels)
-            values |= {**losses, "ece": calibration.error}
-            results = {f"eval_{name}": value for name, value in values.items()}
-            error_views.write_errors(folder, _errors(self.dev, scores))
-            error_views.write_calibration(folder, calibration, step)
-        if self.test is not None:
-            features = learner.features(self.test.items)
-            logits, _ = learner.logits(features, self.settings.predict_batch_size, "predicting")
-            run_folder.write_table(
-                folder / run_folder.TEST_RESULTS, map(scipy.special.softmax, logits)
-            )
-        return results
+    def evaluate(self, learner: ChoiceScorer, folder: pathlib.Path, step: int) -> dict[str, float]:
+        if self.dev is None:
+            return {}
+        features = learner.features(self.dev.items, self.dev.labels)
+        logits, losses = learner.logits(features, self.settings.eval_batch_size, "evaluating")
+        scores, labels = np.stack(logits), self.dev.labels
+        assert labels is not None
+        values = classification_metrics("single_label", ("accuracy",), scores, labels)
+        calibration = single_calibration(scores, labels)
+        values |= {**losses, "ece": calibration.error}
+        error_views.write_errors(folder, _errors(self.dev, scores))
+        error_views.write_calibration(folder, calibration, step)
+        return {f"eval_{name}": value for name, value in values.items()}
+
+    def predict(self, learner: ChoiceScorer, folder: pathlib.Path) -> None:
+        if self.test is None:
+            return
+        features = learner.features(self.test.items)
+        logits, _ = learner.logits(features, self.settings.predict_batch_size, "predicting")
+        run_folder.write_table(folder / run_folder.TEST_RESULTS, map(scipy.special.softmax, logits))
 
 
 def _errors(questions: Questions, logits: np.ndarray) -> Iterator[tuple[float, dict[str, Any]]]:

@@ -176,12 +176,14 @@ def _train(settings: Pretraining) -> dict[str, float]:
     with _claim(prepared) as folder:
 
         def evaluate() -> dict[str, float]:
-            values = {
-                f"eval_{name}": value for name, value in _evaluate(prepared, evaluator).items()
-            }
             done = int(optimizer.iterations.numpy())
-            keep_if_best(folder, done, values, "eval_loss", write_model)
-            return values
+            return keep_if_best(
+                folder, done, evaluate_into, "eval_loss", write_model, lower_is_better=True
+            )
+
+        def evaluate_into(target: pathlib.Path) -> dict[str, float]:
+            values = _evaluate(prepared, evaluator)
+            return {f"eval_{name}": value for name, value in values.items()}
 
         def write_model(target: pathlib.Path) -> None:
             write_model_files(target, prepared.config, prepared.vocabulary)

@@ -125,7 +125,8 @@ class _Prepared(fine_tuning.Task):
     def write_files(self, folder: pathlib.Path) -> None:
         """There is nothing beside the model."""
 
-    def use(self, learner: AnswerFinder, folder: pathlib.Path, step: int) -> dict[str, float]:
+    def evaluate(self, learner: AnswerFinder, folder: pathlib.Path, step: int) -> dict[str, float]:
+        """Answers the questions, and evaluates the answers if it is known what is right."""
         if self.predicted is None:
             return {}
         settings, questions = self.settings, self.predicted
@@ -172,11 +173,14 @@ class _Prepared(fine_tuning.Task):
             error_views.write_errors(folder, self._errors(chosen, of_questions))
         return results
 
+    def predict(self, learner: AnswerFinder, folder: pathlib.Path) -> None:
+        """Nothing: ``evaluate`` answers the questions."""
+
     def _threshold(self, folder: pathlib.Path, found: Mapping[str, Threshold]) -> float:
         """The one that is asked for, or that is stored with the model, or is found and stored now.
 
         Args:
-            folder: the run's.
+            folder: where it is stored.
             found: for what the questions are; none if it is not known what is right.
         """
         given = self.settings.null_score_diff_threshold

@@ -118,37 +118,39 @@ class _Prepared(fine_tuning.Task):
     def write_files(self, folder: pathlib.Path) -> None:
         run_folder.write_lines(folder / run_folder.LABELS, self.labels)
 
-    def use(self, learner: WordTagger, folder: pathlib.Path, step: int) -> dict[str, float]:
-        results: dict[str, float] = {}
-        if self.dev is not None:
-            sentences = self.dev.sentences
-            windows = learner.windows(sentences.words, sentences.documents)
-            logits, losses = learner.logits(
-                learner.features(windows, self.dev.label_ids),
-                self.settings.eval_batch_size,
-                "evaluating",
-            )
-            tags, _ = learner.label(logits, sentences.words)
-            assert sentences.tags is not None
-            values = {"accuracy": word_accuracy(sentences.tags, tags), **losses}
-            if learner.has_entities:
-                types = {label[2:] for label in self.labels if label != OUTSIDE}
-                values |= entity_metrics(sentences.tags, tags, types)
-            results = {f"eval_{name}": value for name, value in values.items()}
-            _write_predictions(folder, "dev", sentences, tags)
-            of_sentences = learner.sentence_losses(logits, sentences.words, self.dev.label_ids)
-            error_views.write_errors(folder, _errors(sentences, tags, of_sentences))
-            error_views.write_confusion(
-                folder, self.dev.label_ids, _numbers(tags, self.labels), self.labels, step
-            )
-        if self.test is not None:
-            windows = learner.windows(self.test.words, self.test.documents)
-            logits, _ = learner.logits(
-                learner.features(windows), self.settings.predict_batch_size, "predicting"
-            )
-            tags, _ = learner.label(logits, self.test.words)
-            _write_predictions(folder, "test", self.test, tags)
-        return results
+    def evaluate(self, learner: WordTagger, folder: pathlib.Path, step: int) -> dict[str, float]:
+        if self.dev is None:
+            return {}
+        sentences = self.dev.sentences
+        windows = learner.windows(sentences.words, sentences.documents)
+        logits, losses = learner.logits(
+            learner.features(windows, self.dev.label_ids),
+            self.settings.eval_batch_size,
+            "evaluating",
+        )
+        tags, _ = learner.label(logits, sentences.words)
+        assert sentences.tags is not None
+        values = {"accuracy": word_accuracy(sentences.tags, tags), **losses}
+        if learner.has_entities:
+            types = {label[2:] for label in self.labels if label != OUTSIDE}
+            values |= entity_metrics(sentences.tags, tags, types)
+        _write_predictions(folder, "dev", sentences, tags)
+        of_sentences = learner.sentence_losses(logits, sentences.words, self.dev.label_ids)
+        error_views.write_errors(folder, _errors(sentences, tags, of_sentences))
+        error_views.write_confusion(
+            folder, self.dev.label_ids, _numbers(tags, self.labels), self.labels, step
+        )
+        return {f"eval_{name}": value for name, value in values.items()}
+
+    def predict(self, learner: WordTagger, folder: pathlib.Path) -> None:
+        if self.test is None:
+            return
+        windows = learner.windows(self.test.words, self.test.documents)
+        logits, _ = learner.logits(
+            learner.features(windows), self.settings.predict_batch_size, "predicting"
+        )
+        tags, _ = learner.label(logits, self.test.words)
+        _write_predictions(folder, "test", self.test, tags)
 
 
 def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
