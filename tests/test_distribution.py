@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import signal
 import socket
 import time
 
@@ -18,30 +19,29 @@ from bert_tf.errors import InputError
 NUM_STEPS = 20
 BATCH_SIZE = 12
 
-# What each process of a run does: 20 steps of a pretrainer, then an evaluation.
+# What each process of a run does, as a command: 20 steps of a pretrainer, then an evaluation.
 PROCESS = """
-import contextlib, json, os, pathlib, sys
+import json, os, pathlib, sys, types
 import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 from tensorflow.python.data.experimental.ops.testing import sleep
+from bert_tf.cli.main import main
 from bert_tf.config import BertConfig, Classification
 from bert_tf.distribution import devices_of
-from bert_tf.errors import LostWorkerError, end_at_once
 from bert_tf.heads import BertPretrainer
 from bert_tf.optimization import create_optimizer
-from bert_tf.replicas import OnReplicas, agreed, distributed, is_chief
+from bert_tf.replicas import agreed, is_chief
 from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.training import TrainStep, train
 
 folder, flags = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 micro_batch_size, delay = flags.pop("micro_batch_size", None), flags.pop("delay", 0)
-config = BertConfig.from_json_file(folder / "bert_config.json")
-data = dict(np.load(folder / "data.npz"))
 settings = Classification(do_train=True, output_dir="unused", **flags)
-with contextlib.ExitStack() as stack:
-    stack.callback(lambda: isinstance(e := sys.exc_info()[1], LostWorkerError) and end_at_once(e))
-    stack.enter_context(devices_of(settings))
+
+def run(arguments):
+    config = BertConfig.from_json_file(folder / "bert_config.json")
+    data = dict(np.load(folder / "data.npz"))
     model = BertPretrainer(config)
     model.set_weights([array for _, array in sorted(np.load(folder / "initial.npz").items())])
     objective = Objective(next_sentence=True)
@@ -61,6 +61,13 @@ with contextlib.ExitStack() as stack:
         (folder / "evaluated.json").write_text(json.dumps(evaluator(held_out, 4)))
         np.savez(folder / "final.npz", *model.get_weights())
     agreed(0)
+
+def run_on_devices(arguments):
+    with devices_of(settings):
+        run(arguments)
+
+sys.modules["bert_tf.cli.predict"] = types.SimpleNamespace(run=run_on_devices)
+sys.exit(main(["predict"]))
 """
 
 
@@ -183,12 +190,14 @@ def assert_equal_weights(actual, expected, paths, tolerance):
     assert np.abs(value - goal).max() < 1e-4
 
 
-def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
+@pytest.mark.parametrize(("lost", "how"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone, lost, how):
+    """One that is gone, here the first, which all of them register with; and one that hangs."""
     new_folder, train_together, _, paths = run
     folder = new_folder("lost")
     with running(folder, *workers(3, delay=0.5), until="resume/checkpoint") as processes:
-        processes[1].kill()
-        for number in (0, 2):
+        processes[lost].send_signal(how)
+        for number in {0, 1, 2} - {lost}:
             _, said = processes[number].communicate(timeout=90)
             assert processes[number].returncode == 2
             assert re.search(r"bert-tf: another worker is (probably )?gone \(.*\w+.*\)", said)
@@ -207,6 +216,7 @@ def test_a_sigterm_to_one_worker_stops_all_after_the_same_step(run, alone):
     with running(folder, *workers(2, delay=0.5), until="train_log.jsonl") as processes:
         processes[1].terminate()
         outputs = ["".join(process.communicate(timeout=90)) for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, outputs
     stops = [re.findall(r"stopped by SIGTERM after step (\d+) of 20", said) for said in outputs]
     assert stops[0] and stops[0] == stops[1], outputs
     assert 0 < int(stops[0][0]) < NUM_STEPS
@@ -278,22 +288,28 @@ def settings(**flags):
     return Classification(do_train=True, output_dir="unused", **flags)
 
 
-def test_a_worker_that_does_not_come_up_is_waited_for_no_longer_than_asked():
-    hosts = free_hosts(2)
-    flags = {"worker_hosts": hosts, "worker_index": 1, "worker_timeout": 8}
-    code = PROCESS.partition("config = BertConfig")[0] + (
-        "settings = Classification(do_train=True, output_dir='unused', **flags)\n"
-        "try:\n    devices_of(settings).__enter__()\n"
-        "except LostWorkerError as error:\n    end_at_once(error)\n"
-    )
-    process = Forked(code, ".", json.dumps(flags))
-    try:
-        _, said = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 2, said
-    assert f"{hosts.partition(',')[0]} did not come up within --worker_timeout=8 seconds" in said
+def test_other_workers_are_waited_for_no_longer_than_asked():
+    """One that is not there, and something else that listens in place of each of two."""
+    code = PROCESS.replace("def run(", "def run(arguments):\n    pass\ndef unused(")
+    hosts = [free_hosts(2) for _ in range(3)]
+    indices = (1, 0, 1)
+    with contextlib.ExitStack() as stack:
+        for pair, index in zip(hosts[1:], indices[1:], strict=True):
+            port = int(pair.split(",")[1 - index].rpartition(":")[2])
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        processes = [
+            Forked(code, ".", json.dumps({"worker_hosts": pair, "worker_index": i,
+                                          "worker_timeout": 3}))
+            for pair, i in zip(hosts, indices, strict=True)
+        ]  # fmt: skip
+        for process in processes:
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2] * 3, said
+    assert f"{hosts[0].partition(',')[0]} did not come up within --worker_timeout=3 sec" in said[0]
+    for number in (1, 2):
+        assert "they could not begin together within --worker_timeout=3 seconds" in said[number]
 
 
 def test_the_cluster_of_flags_and_of_the_environment(monkeypatch):
