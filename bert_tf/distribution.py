@@ -9,16 +9,18 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context  # nothing public sets a limit to registration
 
 from bert_tf.config import Devices
-from bert_tf.errors import InputError, LostWorkerError, reason
+from bert_tf.errors import InputError, LostWorkerError, end_at_once, reason
 from bert_tf.optimization import LossScale
-from bert_tf.replicas import agreed
+from bert_tf.replicas import agreed, lost_workers_named
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,14 @@ def devices_of(settings: Devices) -> Iterator[None]:
 
     Raises:
         InputError: if there are no such devices.
+        LostWorkerError: if another worker does not come up, or is gone before the end.
     """
     strategy = _strategy(settings)
     if strategy is None:
         yield
         return
     logger.info("%s: %d replicas", type(strategy).__name__, strategy.num_replicas_in_sync)
-    with strategy.scope():
+    with strategy.scope(), lost_workers_named():
         yield
 
 
@@ -147,19 +150,61 @@ def _multi_worker(settings: Devices) -> tf.distribute.Strategy:
             f"--worker_timeout={settings.worker_timeout} seconds. Start the same command on each, "
             "with its own --worker_index or TF_CONFIG, and see that they can reach each other"
         )
+    too_late = LostWorkerError(
+        f"{where}: something answers at the address of each, but they could not begin together "
+        f"within --worker_timeout={settings.worker_timeout} seconds. See whether one of them has "
+        "ended since, what it said, and whether another program listens at its address"
+    )
+    _register_within(settings.worker_timeout, cluster)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             resolver,
             tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         )
-        with strategy.scope():
+        with (
+            _ended_after(settings.worker_timeout, too_late),
+            strategy.scope(),
+            lost_workers_named(),
+        ):
             agreed(index)
+    except tf.errors.DeadlineExceededError as error:
+        raise too_late from error
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{where}: cannot work with the others: {reason(error)}") from error
+        raise LostWorkerError(f"{where}: cannot work with the others: {reason(error)}") from error
     logger.info("%s: all are there", where)
     return strategy
+
+
+def _register_within(seconds: int, cluster: dict[str, list[str]]) -> None:
+    """Limits how long TensorFlow waits until all workers have told the first one of themselves.
+
+    It would wait an hour, and keep Python from running meanwhile. From then on, a worker that
+    sends no heartbeat for 10 seconds ends what the others wait for.
+    """
+    kinds = [kind for kind in ("chief", "worker") if cluster.get(kind)]
+    context.context().configure_coordination_service(
+        "standalone",
+        f"/job:{kinds[0]}/replica:0/task:0",
+        cluster_register_timeout_in_ms=1000 * seconds,
+    )
+    service = context.context().coordination_service
+    service.cluster_register_with_barrier = True
+    for kind in kinds:
+        service.coordinated_job_list.add(name=kind, num_tasks=len(cluster[kind]))
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: int, error: LostWorkerError) -> Iterator[None]:
+    """Ends the process if what is inside, which no exception can reach, takes longer."""
+    watchdog = threading.Timer(seconds, end_at_once, [error])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
 
 
 def _place_in_cluster(settings: Devices) -> tuple[dict[str, list[str]], str, int]:

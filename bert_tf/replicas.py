@@ -106,17 +106,11 @@ class OnReplicas:
 
 
 def agreed(value: int) -> int:
-    """The largest of all processes' values, once each of them has come here.
-
-    Raises:
-        LostWorkerError: if another process is gone.
-    """
+    """The largest of all processes' values, once each of them has come here."""
     strategy = tf.distribute.get_strategy()
     if not has_several_workers():
         return value
-
-    with lost_workers_named():
-        return int(tf.reduce_max(_all_values(strategy)(tf.constant(value))))
+    return int(tf.reduce_max(_all_values(strategy)(tf.constant(value))))
 
 
 @functools.cache  # one graph
@@ -156,11 +150,15 @@ def lost_workers_named() -> Iterator[None]:
             raise
         # The first line says what was being run, the last ones where; between them is the cause.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = next((line for line in lines if _CAUSE.search(line)), lines[0] if lines else "")
+        number = next((i for i, line in enumerate(lines) if _CAUSE.search(line)), 0)
+        cause = " ".join(lines[number : number + 1])
+        if cause.endswith(":"):  # it names the worker
+            cause = " ".join(lines[number : number + 2])
         certainly = "probably " if isinstance(error, tf.errors.InternalError) else ""
         raise LostWorkerError(
-            f"another worker is {certainly}gone ({cause}). Give the same commands again: "
-            "the run goes on from its last checkpoint, also with another number of workers"
+            f"another worker is {certainly}gone ({cause}). See what it said at its end: if that "
+            "is an error, mend it. Then give the same commands again: a run that has begun goes "
+            "on from its last checkpoint, also with another number of workers"
         ) from error
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from forked import COMMAND, Forked
-from test_distribution import free_hosts
+from test_distribution import ended, free_hosts
 
 WORDS = {"pos": ["good", "great", "love"], "neg": ["bad", "war", "death"]}
 FILLER = ["the", "a", "of", "film", "story", "house", "man", "year"]
@@ -48,25 +48,22 @@ def train(flags, tmp_path_factory):
             Forked(COMMAND, "run_classifier", *flags, f"--output_dir={folder}", *of_worker)
             for of_worker in more
         ]
-        try:
+        with ended(workers):
             said = [worker.communicate(timeout=280) for worker in workers]
-        finally:
-            for worker in workers:
-                worker.kill()
         assert [worker.returncode for worker in workers] == [0] * len(more), said
         # The first evaluates and prints what the file holds.
         results = json.loads((folder / "eval_results.json").read_text())
         assert json.loads(said[0][0]) == results
         reader = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
         names = sorted(reader.get_variable_to_shape_map())
-        return {name: reader.get_tensor(name) for name in names}, results
+        return {name: reader.get_tensor(name) for name in names}, results, folder
 
     return train
 
 
 @pytest.fixture(scope="module")
 def alone(train):
-    """One device's weights and results, without and with rows that examples share."""
+    """One device's weights, results and folder, without and with rows that examples share."""
     return [train(["--strategy=one_device", *more]) for more in ([], ["--pack_examples"])]
 
 
@@ -86,11 +83,35 @@ def two_workers():
     ids=["2 devices", "3 devices, packed micro-batches", "2 workers", "2 workers, packed"],
 )
 def test_weights_and_results_are_those_of_one_device(workers, more, train, alone):
-    expected, expected_results = alone["--pack_examples" in more]
-    found, results = train(*([*flags, *more] for flags in workers()))
+    expected, expected_results, _ = alone["--pack_examples" in more]
+    found, results, _ = train(*([*flags, *more] for flags in workers()))
     assert set(found) == set(expected)
     # The gradient of a key's bias is 0 but for rounding, of which Adam makes something.
     seen = [name for name in expected if not name.endswith("key/bias")]
     value, goal = (np.concatenate([of[n].ravel() for n in seen]) for of in (found, expected))
     assert np.linalg.norm(value - goal) <= 1e-6 * np.linalg.norm(goal)
     assert results == pytest.approx(expected_results, rel=1e-4)
+
+
+def test_what_one_worker_refuses_ends_the_other(flags, alone, tmp_path):
+    """The other then waits for it: for its model's initial weights, or for its word to begin."""
+    finished = f"--output_dir={alone[0][2]}"
+    missing = f"--data_dir={tmp_path / 'missing'}"
+    cases = [
+        (0, finished, "this run is finished"),
+        (0, missing, "is not a folder"),
+        (1, missing, "is not a folder"),
+    ]
+    pairs = []
+    for number, (refusing, refused, _) in enumerate(cases):
+        of_workers = [[f"--output_dir={tmp_path / str(number)}", *more] for more in two_workers()]
+        of_workers[refusing].append(refused)
+        pairs.append([Forked(COMMAND, "run_classifier", *flags, *more) for more in of_workers])
+    with ended([process for pair in pairs for process in pair]):
+        for pair, (refusing, _, reason) in zip(pairs, cases, strict=True):
+            said = [process.communicate(timeout=120)[1].splitlines() for process in pair]
+            assert [process.returncode for process in pair] == [2, 2], said
+            assert reason in said[refusing][-1]
+            assert said[1 - refusing][-1].startswith("bert-tf: another worker is gone (")
+            assert "See what it said at its end: if that is an error" in said[1 - refusing][-1]
+    assert list(tmp_path.iterdir()) == []

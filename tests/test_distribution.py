@@ -4,44 +4,57 @@ import contextlib
 import dataclasses
 import json
 import re
+import signal
 import socket
 import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from forked import Forked, run_forked
 
+from bert_tf import replicas
 from bert_tf.config import Classification
 from bert_tf.distribution import _place_in_cluster, devices_of
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, LostWorkerError
+from bert_tf.tasks import run_claim
 
 NUM_STEPS = 20
 BATCH_SIZE = 12
 
-# What each process of a run does: 20 steps of a pretrainer, then an evaluation.
-PROCESS = """
-import contextlib, json, os, pathlib, sys
+# A process of a run, as a command: what it does on its devices is the function in the middle.
+BEGIN = """
+import json, os, pathlib, sys, time, types
 import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 from tensorflow.python.data.experimental.ops.testing import sleep
+from bert_tf.cli.main import main
 from bert_tf.config import BertConfig, Classification
 from bert_tf.distribution import devices_of
-from bert_tf.errors import LostWorkerError, end_at_once
 from bert_tf.heads import BertPretrainer
 from bert_tf.optimization import create_optimizer
-from bert_tf.replicas import OnReplicas, agreed, distributed, is_chief
+from bert_tf.replicas import agreed, is_chief
 from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.training import TrainStep, train
 
 folder, flags = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 micro_batch_size, delay = flags.pop("micro_batch_size", None), flags.pop("delay", 0)
-config = BertConfig.from_json_file(folder / "bert_config.json")
-data = dict(np.load(folder / "data.npz"))
 settings = Classification(do_train=True, output_dir="unused", **flags)
-with contextlib.ExitStack() as stack:
-    stack.callback(lambda: isinstance(e := sys.exc_info()[1], LostWorkerError) and end_at_once(e))
-    stack.enter_context(devices_of(settings))
+"""
+END = """
+def run_on_devices(arguments):
+    with devices_of(settings):
+        run()
+
+sys.modules["bert_tf.cli.predict"] = types.SimpleNamespace(run=run_on_devices)
+sys.exit(main(["predict"]))
+"""
+# 20 steps of a pretrainer, then an evaluation.
+TRAIN = """
+def run():
+    config = BertConfig.from_json_file(folder / "bert_config.json")
+    data = dict(np.load(folder / "data.npz"))
     model = BertPretrainer(config)
     model.set_weights([array for _, array in sorted(np.load(folder / "initial.npz").items())])
     objective = Objective(next_sentence=True)
@@ -61,6 +74,14 @@ with contextlib.ExitStack() as stack:
         (folder / "evaluated.json").write_text(json.dumps(evaluator(held_out, 4)))
         np.savez(folder / "final.npz", *model.get_weights())
     agreed(0)
+"""
+# What is the next best thing to it: it takes all of them.
+AGREE = """
+def run():
+    while True:
+        agreed(0)
+        (folder / str(settings.worker_index)).write_text("agreed")
+        time.sleep(0.1)
 """
 
 
@@ -115,20 +136,29 @@ def run(tiny_config, make_inputs, tmp_path_factory):
 @contextlib.contextmanager
 def running(folder, *flags, until=None):
     """A run's processes, once something is in a file of it; none of them is left at the end."""
-    processes = [Forked(PROCESS, folder, json.dumps(of_process)) for of_process in flags]
-    try:
-        limit = time.monotonic() + 200
-        while until and not _has_text(folder / until) and time.monotonic() < limit:
-            time.sleep(0.1)
+    processes = [Forked(BEGIN + TRAIN + END, folder, json.dumps(of)) for of in flags]
+    with ended(processes):
+        if until:
+            wait_for(folder / until)
         yield processes
+
+
+@contextlib.contextmanager
+def ended(processes):
+    """None of them is left at the end."""
+    try:
+        yield
     finally:
         for process in processes:
             process.kill()
             process.communicate()
 
 
-def _has_text(file):
-    return file.exists() and file.stat().st_size > 0
+def wait_for(file):
+    """Waits until something is in a file."""
+    limit = time.monotonic() + 200
+    while not (file.exists() and file.stat().st_size > 0) and time.monotonic() < limit:
+        time.sleep(0.1)
 
 
 def free_hosts(number):
@@ -183,16 +213,22 @@ def assert_equal_weights(actual, expected, paths, tolerance):
     assert np.abs(value - goal).max() < 1e-4
 
 
-def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
+def assert_names_the_loss(process):
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 2, said
+    assert re.search(
+        r"bert-tf: another worker is (probably )?gone \(.*\w+.*\w\)\. See what it", said
+    )
+    assert "gone (Graph execution error" not in said
+
+
+def test_a_lost_chief_ends_the_others_and_fewer_go_on(run, alone):
     new_folder, train_together, _, paths = run
     folder = new_folder("lost")
     with running(folder, *workers(3, delay=0.5), until="resume/checkpoint") as processes:
-        processes[1].kill()
-        for number in (0, 2):
-            _, said = processes[number].communicate(timeout=90)
-            assert processes[number].returncode == 2
-            assert re.search(r"bert-tf: another worker is (probably )?gone \(.*\w+.*\)", said)
-            assert "gone (Graph execution error" not in said
+        processes[0].kill()
+        for process in processes[1:]:
+            assert_names_the_loss(process)
     assert not (folder / "final.npz").exists()
     final, _ = train_together(folder, *workers(2))
     log = (folder / "train_log.jsonl").read_text().splitlines()
@@ -201,12 +237,30 @@ def test_a_lost_worker_ends_the_others_and_fewer_go_on(run, alone):
     assert_equal_weights(final, alone[0], paths, 1e-5)
 
 
+def test_a_worker_that_is_gone_or_hangs_ends_the_others(tmp_path):
+    losses = [(1, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGSTOP)]
+    folders = [tmp_path / str(number) for number in range(len(losses))]
+    pairs = []
+    for folder in folders:
+        folder.mkdir()
+        pairs.append(
+            [Forked(BEGIN + AGREE + END, folder, json.dumps(flags)) for flags in workers(2)]
+        )
+    with ended([process for pair in pairs for process in pair]):
+        for folder, pair, (lost, how) in zip(folders, pairs, losses, strict=True):
+            wait_for(folder / str(lost))
+            pair[lost].send_signal(how)
+        for pair, (lost, _) in zip(pairs, losses, strict=True):
+            assert_names_the_loss(pair[1 - lost])  # no later than 10 seconds without heartbeats
+
+
 def test_a_sigterm_to_one_worker_stops_all_after_the_same_step(run, alone):
     new_folder, train_together, _, paths = run
     folder = new_folder("stopped")
     with running(folder, *workers(2, delay=0.5), until="train_log.jsonl") as processes:
         processes[1].terminate()
         outputs = ["".join(process.communicate(timeout=90)) for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, outputs
     stops = [re.findall(r"stopped by SIGTERM after step (\d+) of 20", said) for said in outputs]
     assert stops[0] and stops[0] == stops[1], outputs
     assert 0 < int(stops[0][0]) < NUM_STEPS
@@ -278,22 +332,49 @@ def settings(**flags):
     return Classification(do_train=True, output_dir="unused", **flags)
 
 
-def test_a_worker_that_does_not_come_up_is_waited_for_no_longer_than_asked():
-    hosts = free_hosts(2)
-    flags = {"worker_hosts": hosts, "worker_index": 1, "worker_timeout": 8}
-    code = PROCESS.partition("config = BertConfig")[0] + (
-        "settings = Classification(do_train=True, output_dir='unused', **flags)\n"
-        "try:\n    devices_of(settings).__enter__()\n"
-        "except LostWorkerError as error:\n    end_at_once(error)\n"
-    )
-    process = Forked(code, ".", json.dumps(flags))
-    try:
-        _, said = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 2, said
-    assert f"{hosts.partition(',')[0]} did not come up within --worker_timeout=8 seconds" in said
+# A worker that registers with the others and goes no further.
+STALL = """
+import bert_tf.distribution
+bert_tf.distribution.agreed = lambda index: time.sleep(60)
+"""
+
+
+def test_other_workers_are_waited_for_no_longer_than_asked():
+    """One is not there; another program has its port, or the first one's; it is there but stuck."""
+    hosts = [free_hosts(2) for _ in range(4)]
+    indices = (1, 0, 1, 0)
+    with contextlib.ExitStack() as stack:
+        for pair, index in zip(hosts[1:3], indices[1:3], strict=True):
+            port = int(pair.split(",")[1 - index].rpartition(":")[2])
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        processes = []
+        stack.enter_context(ended(processes))
+        for pair, index, more in (
+            *zip(hosts, indices, [""] * 4, strict=True),
+            (hosts[3], 1, STALL),
+        ):
+            flags = {"worker_hosts": pair, "worker_index": index, "worker_timeout": 4}
+            processes.append(Forked(BEGIN + more + AGREE + END, ".", json.dumps(flags)))
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2] * 5, said
+    assert f"{hosts[0].partition(',')[0]} did not come up within --worker_timeout=4 sec" in said[0]
+    for of_worker in said[1:4]:
+        assert "they could not begin together within --worker_timeout=4 seconds" in of_worker
+
+
+def test_a_loss_while_a_run_begins_leaves_no_folder(tmp_path, monkeypatch):
+    def lose(value):
+        raise tf.errors.UnavailableError(None, None, "Socket closed")
+
+    monkeypatch.setattr(run_claim, "agreed", lose)
+    monkeypatch.setattr(replicas, "has_several_workers", lambda: True)
+    settings = Classification(do_train=True, output_dir=str(tmp_path / "out"))
+    with (
+        pytest.raises(LostWorkerError, match=r"another worker is gone \(Socket closed\)"),
+        run_claim.claimed(settings, "run_classifier", ("bert_model.ckpt.index",)),
+    ):
+        raise AssertionError("nothing begins")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_cluster_of_flags_and_of_the_environment(monkeypatch):
