@@ -84,5 +84,10 @@ def whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(final)
     except OSError as error:
         raise InputError(f"{target}: cannot write it: {error.strerror or error}") from error
+    except InputError as error:
+        if str(temporary) not in str(error):
+            raise
+        # Who reads it knows the folder by the name that it was to have.
+        raise InputError(str(error).replace(str(temporary), str(target))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -26,6 +26,8 @@ from bert_tf.use_config import Export
 LABELS = ("schön", "so so", "bad", "中")
 TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 BATCH = 19  # texts of a request
+GOLDENS = 2000  # of the strings that are goldens of the tokenizer
+LONGEST = 488  # characters of a text that is to fill a mask: as many pieces, or fewer
 
 # As a Predictor takes them; a signature takes some of these.
 ORDER = ("question", "text", "text_b", "context", "choices")
@@ -46,7 +48,7 @@ def write_run(folder, kind):
     """Writes what a finished run of a kind leaves, with random weights."""
     if kind in ("fill_mask", "features"):
         # Of a text that fills masks nothing may be cut away; the longest are those that warm up.
-        changes = {"max_position_embeddings": 491} if kind == "fill_mask" else {}
+        changes = {"max_position_embeddings": LONGEST + 3} if kind == "fill_mask" else {}
         return make_run(folder, BertPretrainer, "run_pretraining", {}, **changes)
     if KINDS[kind] == "classification":
         settings, labels = {
@@ -99,22 +101,35 @@ def long_text(num_words):
     )
 
 
-def hard_texts(testdata, goldens=None):
-    """Texts that tokenizers stumble over, none of them empty, and one of many windows.
+def hard_texts(task, testdata, goldens=None):
+    """Texts that tokenizers stumble over, which a task can take, and one of many windows.
 
     Args:
+        task: which.
         testdata: the folder of the tests' data.
         goldens: that of the goldens, for 2,000 more of them.
     """
     texts = ["a", "[MASK] [CLS]", "\0", " \n\t ", "ﬃ" * 19, "e\u0301\u0323" * 9, "ΑΣ ΣΑΣ. " * 3]
     texts.append(long_text(400))
-    files = [(testdata / "tokenizer" / "sample.jsonl", 4)]
+    texts += _texts_of(testdata / "tokenizer" / "sample.jsonl")[::4]
+    texts = [text for text in texts if _is_taken(task, text)]
     if goldens is not None:
-        files.append((goldens / "tokenizer" / "cases.jsonl", 2))
-    for file, every in files:
-        lines = file.read_text("utf-8").splitlines()
-        texts += [json.loads(line)["text"] for line in lines[::every]]
-    return [text for text in texts if text]
+        file = goldens / "tokenizer" / "cases.jsonl"
+        there = [text for text in _texts_of(file) if _is_taken(task, text)]
+        chosen = random.Random(5).sample(range(len(there)), GOLDENS)
+        texts += [there[number] for number in sorted(chosen)]
+    return texts
+
+
+def _texts_of(file):
+    return [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
+
+
+def _is_taken(task, text):
+    if task == "question_answering":
+        # Windows of nothing but one character are all alike, and rounding says which is the best.
+        return bool(text) and not re.search(r"(.)\1{30}", text)
+    return bool(text.strip() if task == "multiple_choice" else text)  # of choices none is empty
 
 
 def ranks(signature):
@@ -128,16 +143,12 @@ def examples(task, inputs, texts):
     Args:
         task: which.
         inputs: of the default signature, name -> rank.
-        texts: hard ones.
+        texts: hard ones, which the task can take.
     """
     if task == "fill_mask":
         # One that is too long is refused.
-        texts = [f"{text[:9]}[MASK]{text[9:31]}" for text in texts]
-    if task == "question_answering":
-        # Windows of nothing but one character are all alike, and rounding says which is the best.
-        texts = [text for text in texts if not re.search(r"(.)\1{30}", text)]
-    if task == "multiple_choice":
-        texts = [text for text in texts if text.strip()]  # empty ones are refused
+        halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in texts]
+        texts = [f"{a[: LONGEST // 2]}[MASK]{b[: LONGEST // 2]}" for a, b in halves]
     names = sorted(inputs, key=ORDER.index)
 
     def value(name, number):

@@ -48,10 +48,10 @@ def make_run(folder, model_of, command, settings, labels=(), **changes):
     config = BertConfig(
         vocab_size=len(pieces),
         hidden_size=12,
-        num_hidden_layers=2,
         num_attention_heads=3,
         intermediate_size=20,
         **{
+            "num_hidden_layers": 2,
             "max_position_embeddings": 41,
             "type_vocab_size": 2,
             "initializer_range": 0.7,

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 from file_server import FileServer, full_disk
 
-from bert_tf import checkpoint_download, released_checkpoints
+from bert_tf import checkpoint_download, file_download, released_checkpoints
 from bert_tf.checkpoint import Checkpoint
 from bert_tf.cli.main import main
 from bert_tf.errors import InputError
@@ -112,9 +112,10 @@ def test_the_command_and_what_uses_it(
 
     server.content = archive
     assert main(["download"]) == 0
-    assert re.search(
-        rf"{NAME} +{PARAMETERS:,} +2,048 uncased {server.url}", capsys.readouterr().out
-    )
+    table = capsys.readouterr().out
+    # Four bytes of each parameter.
+    assert re.search(rf"{NAME} +{PARAMETERS:,} +1\.2 MB +2,048 uncased {server.url}", table)
+    assert re.match("name +parameters +weights +vocabulary +where\n", table)
     assert main(["download", NAME]) == 0
     out = capsys.readouterr().out
     assert out == f"{cache / NAME}: is there now, checked; use it with --checkpoint={NAME}\n"
@@ -152,6 +153,90 @@ def test_a_refusal_says_what_to_do_by_hand(tmp_path, release, server, archive, f
     succeeds(tmp_path, release, files)
     assert len(server.requests) == 1
     assert (tmp_path / f"{NAME}.zip").read_bytes() == archive  # not ours to remove
+
+
+class TestAFailureOfTheCommand:
+    """It is one line, and nothing has the checkpoint's name; the same command succeeds then."""
+
+    @pytest.fixture
+    def fails(self, tmp_path, capsys):
+        def fails(*parts, parent=tmp_path):
+            assert main(["download", NAME, f"--to={parent}"]) == 2
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            assert printed.err.startswith("bert-tf: ") and printed.err.count("\n") == 1
+            for part in parts:
+                assert part in printed.err
+            assert [name for name in left_in(tmp_path) if not name.startswith(".")] == []
+
+        return fails
+
+    @pytest.fixture
+    def command_succeeds(self, release, files, tmp_path):
+        def succeeds_in(parent=tmp_path):
+            assert main(["download", NAME, f"--to={parent}"]) == 0
+            succeeds(parent, release, files)
+
+        return succeeds_in
+
+    @pytest.fixture
+    def put_by_hand(self, tmp_path, archive):
+        return lambda: (tmp_path / f"{NAME}.zip").write_bytes(archive)
+
+    def test_no_server(self, tmp_path, server, fails, command_succeeds, put_by_hand):
+        server.stop()
+        fails(server.url, "Connection refused", f"put that file at {tmp_path / NAME}.zip")
+        assert left_in(tmp_path) == []
+        put_by_hand()
+        command_succeeds()
+
+    @pytest.mark.parametrize("at", [0, 100_003])
+    def test_a_stall(self, tmp_path, server, archive, fails, command_succeeds, monkeypatch, at):
+        monkeypatch.setitem(file_download.download.__kwdefaults__, "timeout", 0.3)
+        server.content, server.stall_after = archive, at
+        fails(server.url, "nothing came for 0.3 sec", f"put that file at {tmp_path / NAME}.zip")
+        server.stall_after = None
+        command_succeeds()
+        assert server.requests[1:] == (["bytes=100003-"] if at else [None])
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_proxy_that_wants_a_password(
+        self, tmp_path, release, server, archive, monkeypatch, fails, command_succeeds, put_by_hand,
+        scheme,
+    ):  # fmt: skip
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://user:secret@{server.url.split('/')[2]}")
+        url = f"{scheme}://example.invalid/file.zip"
+        elsewhere = dataclasses.replace(release, url=url)
+        monkeypatch.setattr(released_checkpoints, "read_releases", lambda: {NAME: elsewhere})
+        server.content, server.status = archive, 407
+        reason = "407 Proxy Authentication Required"
+        place = f"file at {tmp_path / NAME}.zip"
+        fails(f"{url}: cannot download it through the proxy 127.0.0.1: ", reason, place)
+        assert left_in(tmp_path) == []
+        if scheme == "https":
+            put_by_hand()
+        server.status = None
+        command_succeeds()
+
+    @pytest.mark.parametrize("room", [0, 1000])
+    def test_a_full_disk(self, tmp_path, server, archive, fails, command_succeeds, room):
+        server.content = archive
+        with full_disk(room):
+            fails(f".{NAME}.download", "cannot write it: File too large", "give the same command")
+        command_succeeds()
+
+    @pytest.mark.parametrize("name", ["file", "file/deep"])
+    def test_a_file_where_a_folder_must_be(
+        self, tmp_path_factory, server, archive, fails, command_succeeds, name
+    ):
+        server.content = archive
+        file = tmp_path_factory.mktemp("other") / "file"
+        file.write_text("mine")
+        parent = file.parent / name
+        fails(f"--to {parent}", "cannot write there: Not a directory", parent=parent)
+        assert file.read_text() == "mine" and server.requests == []
+        file.unlink()
+        command_succeeds(parent)
 
 
 @pytest.mark.parametrize("status", [408, 429, 503])

@@ -3,18 +3,22 @@
 import importlib.resources
 import json
 import pathlib
+import signal
+import time
 
 import numpy as np
 import pytest
 import serving_tasks
 import tensorflow as tf
+from file_server import full_disk
+from forked import COMMAND, Forked
 from served import examples, exporting
 from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
 from bert_tf.cli.main import main
 from bert_tf.errors import InputError
-from bert_tf.export import litert, onnx_file, other_runtimes
+from bert_tf.export import litert, onnx_file, other_runtimes, saved_model
 from bert_tf.export.exporter import EXPORTERS
 from bert_tf.export.saved_model import new_version
 from bert_tf.export.served_model import trace
@@ -57,6 +61,16 @@ def runs(tmp_path_factory):
             {"max_seq_length": 19},
             LABELS,
             initializer_range=0.2,
+        ),
+        # Its weights are larger than any other file of an export.
+        "large": make_run(
+            root / "large",
+            lambda config: BertClassifier(config, 3),
+            "run_classifier",
+            {"max_seq_length": 7},
+            LABELS,
+            num_hidden_layers=1,
+            max_position_embeddings=30_011,
         ),
         "choices": make_run(
             root / "choices",
@@ -341,33 +355,118 @@ class TestTheFolder:
             there = {item.name for item in tmp_path.iterdir()}
             assert there == {*others, "1", ".lock", folder.name} - {unfinished}
 
+
+def tree(folder):
+    """Each file below a folder and its content, each folder and None."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.name != ".lock"
+    }
+
+
+class TestAFailure:
+    """It is one line that names the folder, leaves nothing, and the same command succeeds then."""
+
+    @pytest.fixture
+    def command(self, runs):
+        return ["export", f"--model_dir={runs['large']}"]
+
+    @pytest.fixture
+    def fails(self, command, tmp_path, capsys):
+        """Checks that an export fails, and that it leaves what was there; returns what it says."""
+        export_dir = tmp_path / "versions"
+
+        def fails(*flags):
+            before = tree(tmp_path)
+            capsys.readouterr()
+            assert main([*command, f"--export_dir={export_dir}", *flags]) == 2
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            (said,) = [line for line in printed.err.splitlines() if line.startswith("bert-tf: ")]
+            assert printed.err.endswith(f"{said}\n")
+            assert str(export_dir) in said
+            assert ".tmp" not in said  # a folder that is gone
+            assert tree(tmp_path) == {**before, "versions": None}
+            return said
+
+        return fails
+
     @pytest.mark.parametrize(
-        ("function", "error"),
+        ("runtime", "weights", "less"),
         [
-            ("bert_tf.export.exporter.write_model_card", OSError(28, "No space left on device")),
-            (
-                "tensorflow.saved_model.save",
-                tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
-            ),
-            (
-                "tensorflow.io.TFRecordWriter",
-                tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
-            ),
+            ("tensorflow", "variables/variables.data-00000-of-00001", 1),
+            ("litert", litert.FILE, 1),
+            ("onnx", onnx_file.FILE, 5000),  # names in it have numbers that become longer
         ],
     )
-    def test_a_failure_leaves_nothing(self, function, error, runs, tmp_path, capsys, monkeypatch):
-        def fails(*arguments, **named):
-            raise error
+    def test_a_full_disk(self, runtime, weights, less, command, fails, tmp_path):
+        if runtime == "onnx":
+            pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+        flag = f"--runtime={runtime}"
 
-        command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
-        with monkeypatch.context() as broken:
-            broken.setattr(function, fails)
-            assert main(command) == 2
-        said = capsys.readouterr().err
-        assert "cannot write" in said and "No space left on device" in said
-        assert [item.name for item in tmp_path.iterdir()] == [".lock"]
+        def fails_with(room):
+            with full_disk(room):
+                said = fails(flag)
+            assert "cannot write" in said and "File too large" in said
+
+        fails_with(0)
+        fails_with(1000)
+        assert main([*command, f"--export_dir={tmp_path / 'versions'}", flag]) == 0
+        folder = tmp_path / "versions" / "1"
+        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*.*")}
+        assert max(sizes, key=sizes.get) == weights
+        # What has a version already is as it would be without one.
+        fails_with(sizes[weights] - less)
+
+    def test_a_disk_that_is_full_at_the_last(self, fails, monkeypatch):
+        write_warm_up = saved_model.write_warm_up
+
+        def without_room(*arguments, **named):
+            with full_disk(0):
+                write_warm_up(*arguments, **named)
+
+        monkeypatch.setattr(saved_model, "write_warm_up", without_room)
+        assert "cannot write the warm-up requests: " in fails()
+
+    def test_a_killed_process(self, command, tmp_path, capsys):
+        """At the last moment, when all is written but the version has no name yet."""
+        command = [*command, f"--export_dir={tmp_path}"]
+        wait = "from bert_tf.export import exporter; import signal\n"
+        wait += "exporter.write_model_card = lambda *arguments: signal.pause()\n"
+        process = Forked(wait + COMMAND, *command)
+        while not list(tmp_path.glob(".1.*.tmp/assets.extra/labels.txt")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        assert main(command) == 2
+        assert f"--export_dir {tmp_path}: in use by another process" in capsys.readouterr().err
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        left = {item.name for item in tmp_path.iterdir()}
+        assert len(left) == 2 and ".lock" in left  # and a name that no server takes for a version
         assert main(command) == 0
-        assert (tmp_path / "1" / "saved_model.pb").is_file()
+        assert {item.name for item in tmp_path.iterdir()} == {".lock", "1"}
+        assert tree(tmp_path)["1/assets.extra/model_card.json"]
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("file", "File exists"),
+            ("file/deep/versions", "Not a directory"),
+            ("n" * 300, "File name too long"),
+        ],
+    )
+    def test_a_folder_that_cannot_be_made(self, name, why, command, tmp_path, capsys):
+        (tmp_path / "file").write_text("mine")
+        folder = tmp_path / name
+        assert main([*command, f"--export_dir={folder}"]) == 2
+        said = capsys.readouterr().err
+        assert said == f"bert-tf: --export_dir {folder}: cannot write there: {why}\n"
+        assert tree(tmp_path) == {"file": b"mine"}
+        if name == "file/deep/versions":
+            (tmp_path / "file").unlink()
+            assert main([*command, f"--export_dir={folder}"]) == 0
+            assert (folder / "1" / "saved_model.pb").is_file()
 
 
 def test_quickstart_leaves_what_is_in_the_export_dir(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,11 @@ class Download:
         "The folder to make NAME in; by default the download cache, which is $BERT_TF_CACHE or "
         "~/.cache/bert_tf, unless --checkpoint=NAME finds it elsewhere already.",
     )
-    list_all: bool = setting(False, "Show the names, and which are there already.", flag="list")
+    list_all: bool = setting(
+        False,
+        "Show the names, the size of the weights in float32, and which are there already.",
+        flag="list",
+    )
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -71,15 +75,17 @@ def _find(name: str, to: str | None) -> pathlib.Path | None:
 def _table(to: str | None) -> str:
     from bert_tf.released_checkpoints import read_releases
 
-    rows = [("name", "parameters", "vocabulary", "", "where")]
+    rows = [("name", "parameters", "weights", "vocabulary", "", "where")]
     for name, release in read_releases().items():
         rows.append(
             (
                 name,
                 f"{release.parameters:,}",
+                f"{4 * release.parameters / 1e6:,.1f} MB",  # of float32
                 f"{release.vocab_size:,}",
                 "uncased" if lower_case_of(name) else "cased",
                 str(_find(name, to) or release.url),
             )
         )
-    return "\n".join(f"{row[0]:29} {row[1]:>11} {row[2]:>10} {row[3]:7} {row[4]}" for row in rows)
+    line = "{:29} {:>11} {:>10} {:>10} {:7} {}"
+    return "\n".join(line.format(*row) for row in rows)
