@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import serving_tasks
 import tensorflow as tf
-from serving_tasks import KINDS, LABELS
+from serving_tasks import KINDS, LABELS, TAGS
 from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
@@ -20,6 +20,7 @@ from bert_tf.export import litert, onnx_file, other_runtimes
 from bert_tf.export.exporter import EXPORTERS
 from bert_tf.export.served_model import TOKENS, Signature, trace
 from bert_tf.heads import BertClassifier
+from bert_tf.tasks import question_answering, tagging
 from bert_tf.use_config import Export
 
 FILE = pathlib.Path(__file__)  # in place of a model's, where there is none
@@ -258,6 +259,25 @@ def test_taggers_are_measured(kind, run_of, tmp_path):
     assert 0 < metrics["f1"] < 1
 
 
+def test_the_words_of_a_sentence_of_several_rows_keep_their_order(run_of, tmp_path):
+    tagger = tagging.load(run_of("tagging"))
+    predicted, lines, right = ("B-LOC", "O"), [], []
+    for number_of_words in (3, 40, 1, 17):
+        for word in serving_tasks.long_text(number_of_words).split():
+            ids = tagger.tokenizer.convert_tokens_to_ids(tagger.tokenizer.tokenize(word))
+            right.append(len(right) % 3 > 0)
+            lines.append(f"{word} {predicted[ids[0] % 2 if right[-1] else 1 - ids[0] % 2]}\n")
+        lines.append("\n")
+    (tmp_path / "dev.txt").write_text("".join(lines))
+
+    def label_ids_of(inputs):
+        firsts = np.take_along_axis(inputs["input_ids"], inputs["word_starts"], axis=1)
+        return np.where(firsts % 2, TAGS.index("O"), TAGS.index("B-LOC"))
+
+    metrics = tagging.measure(tagger, str(tmp_path / "dev.txt"), label_ids_of)
+    assert metrics["accuracy"] == pytest.approx(np.mean(right))
+
+
 def test_choices_are_measured(run_of, tmp_path):
     texts = [text for text in TEXTS if text.strip()]
     questions = [(text, [texts[i - 1], texts[i - 2], texts[i - 3]]) for i, text in enumerate(texts)]
@@ -300,6 +320,15 @@ def test_answers_are_measured(kind, run_of, tmp_path):
     exact, f1 = 100 * np.mean(scores, axis=0)
     assert (metrics["exact_match"], metrics["f1"]) == (pytest.approx(exact), pytest.approx(f1))
     assert 0 < exact < 100
+
+
+def test_questions_without_answers_are_not_measured(run_of, tmp_path):
+    question = {"id": "7", "question": "of what", "answers": []}
+    data = [{"title": "", "paragraphs": [{"context": "the river", "qas": [question]}]}]
+    (tmp_path / "dev.json").write_text(json.dumps({"version": "1.1", "data": data}))
+    finder = question_answering.load(run_of("answers there always are"))
+    with pytest.raises(InputError, match="1 questions have no answers: 7; leave them out"):
+        question_answering.measure(finder, str(tmp_path / "dev.json"), lambda inputs: inputs)
 
 
 def test_what_has_no_metrics_is_not_measured(run_of, tmp_path, capsys):
