@@ -175,12 +175,14 @@ class WindowPooling(keras.layers.Layer):
         windows = tf.reshape(tf.cast(vectors, tf.float32), shape)  # [B, C, H]
         if self.how == "max":
             lowest = windows.dtype.min
-            return tf.reduce_max(tf.where(is_window[..., tf.newaxis], windows, lowest), axis=1)
+            there = tf.expand_dims(is_window, 2)
+            return tf.reduce_max(tf.where(there, windows, lowest), axis=1)
         scores = tf.zeros(shape[:2])
         if self.attention is not None:
             scores = tf.reshape(self.attention(vectors), shape[:2])  # [B, C]
         weights = tf.nn.softmax(tf.where(is_window, scores, NO_ROW))
-        return tf.reduce_sum(weights[..., tf.newaxis] * windows, axis=1)
+        # Not weights[..., tf.newaxis], of which LiteRT's converter makes nothing.
+        return tf.reduce_sum(tf.expand_dims(weights, 2) * windows, axis=1)
 
 
 class PretrainingHeads(keras.layers.Layer):

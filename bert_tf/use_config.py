@@ -127,8 +127,8 @@ class Export(TrainedModel):
     )
     dev_file: str | None = setting(
         None,
-        "litert, onnx, of a classifier: labelled examples in the form of its dev file, to measure "
-        "what the conversion changes.",
+        "litert, onnx: labelled examples in the form of the task's dev file (of run_squad's "
+        "predict_file), to measure what the conversion changes.",
     )
     fixed_length: bool = setting(
         False, "Pad every row to max_seq_length, instead of a batch to its own longest row."

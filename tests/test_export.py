@@ -2,13 +2,11 @@
 
 import importlib.resources
 import json
-import pathlib
 import signal
 import time
 
 import numpy as np
 import pytest
-import serving_tasks
 import tensorflow as tf
 from file_server import full_disk
 from forked import COMMAND, Forked
@@ -17,11 +15,9 @@ from small_models import PAIRS, TEXTS, make_run
 
 import bert_tf
 from bert_tf.cli.main import main
-from bert_tf.errors import InputError
-from bert_tf.export import litert, onnx_file, other_runtimes, saved_model
+from bert_tf.export import litert, onnx_file, saved_model
 from bert_tf.export.exporter import EXPORTERS
 from bert_tf.export.saved_model import new_version
-from bert_tf.export.served_model import trace
 from bert_tf.heads import BertClassifier, BertMultipleChoice, BertPretrainer
 from bert_tf.tasks import classification
 from bert_tf.use_config import Export
@@ -52,15 +48,6 @@ def runs(tmp_path_factory):
         "head_tail": classifier("head_tail", 3, long_text="head_tail"),
         "windows": classifier(
             "windows", 3, "attention", long_text="windows", window_pooling="attention"
-        ),
-        # Its weights are as those of trained models: what 8 bits change does not grow.
-        "calm": make_run(
-            root / "calm",
-            lambda config: BertClassifier(config, 3),
-            "run_classifier",
-            {"max_seq_length": 19},
-            LABELS,
-            initializer_range=0.2,
         ),
         # Its weights are larger than any other file of an export.
         "large": make_run(
@@ -548,146 +535,3 @@ def test_a_bare_checkpoint_has_no_such_head(task, runs, tmp_path, capsys):
 def test_no_export_dir(runs, capsys):
     assert main(["export", f"--model_dir={runs['single']}"]) == 2
     assert "--export_dir is missing" in capsys.readouterr().err
-
-
-RUNTIMES = [("litert", "float32"), ("litert", "float16"), ("litert", "int8"), ("onnx", "float32")]
-
-
-@pytest.mark.parametrize(("runtime", "precision"), [*RUNTIMES, ("onnx", "int8")])
-def test_other_runtimes(runtime, precision, runs, tmp_path, caplog):
-    module = {"litert": litert, "onnx": onnx_file}[runtime]
-    if runtime == "onnx":
-        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
-    run_folder = runs["calm" if precision == "int8" else "single"]
-    flags = [f"--runtime={runtime}", f"--precision={precision}", f"--export_dir={tmp_path}"]
-    assert main(["export", f"--model_dir={run_folder}", *flags]) == 0
-    folder = tmp_path / "1"
-    run = module.runner(folder / module.FILE)
-    predictor = bert_tf.Predictor.load(run_folder)
-    tokenizer = bert_tf.FullTokenizer(folder / "vocab.txt")
-    tolerance = {"float32": 1e-5, "float16": 1e-2, "int8": 0.1}[precision]
-    for text in TEXTS[:4]:
-        pieces = ["[CLS]", *tokenizer.tokenize(text)[:17], "[SEP]"]
-        ids = np.array([tokenizer.convert_tokens_to_ids(pieces)], np.int32)
-        found = run({"input_ids": ids, "input_mask": ids**0, "segment_ids": ids * 0})
-        (expected,) = predictor.predict([text])
-        wanted = [expected["probabilities"][label] for label in LABELS]
-        assert np.abs(found["probabilities"][0] - wanted).mean() < tolerance
-    report = json.loads((folder / "conversion.json").read_text())
-    assert report["bytes"] == (folder / module.FILE).stat().st_size
-    assert 0 <= report["differences"]["probabilities"] < 3 * tolerance
-    assert (folder / "labels.txt").is_file() and (folder / "model_card.json").is_file()
-
-
-@pytest.mark.parametrize("runtime", ["litert", "onnx"])
-@pytest.mark.parametrize("task", sorted(set(EXPORTERS) - {"classification"}))
-def test_other_runtimes_take_every_task(task, runtime, tmp_path):
-    """An export is refused if what was converted says something else than the model."""
-    if runtime == "onnx":
-        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
-    run = serving_tasks.write_run(tmp_path / "run", task)
-    flags = [f"--task={task}", f"--export_dir={tmp_path}", f"--runtime={runtime}"]
-    assert main(["export", f"--model_dir={run}", *flags]) == 0
-    report = json.loads((tmp_path / "1" / "conversion.json").read_text())
-    assert report["differences"]
-    assert max(report["differences"].values()) < 1e-4
-    assert report["differences"].get("label_ids", 0.0) == 0.0
-
-
-def test_a_conversion_is_tried_on_rows_that_the_model_takes(tmp_path, capsys):
-    run = make_run(
-        tmp_path / "run",
-        lambda config: BertClassifier(config, 3),
-        "run_classifier",
-        {"max_seq_length": 7},
-        LABELS,
-        max_position_embeddings=7,
-    )
-    command = ["export", f"--model_dir={run}", f"--export_dir={tmp_path}", "--runtime=litert"]
-    assert main(command) == 0
-    report = json.loads((tmp_path / "1" / "conversion.json").read_text())
-    assert set(report["milliseconds"]) == {"1x7", "3x7", "8x7"}
-    for folder in (tmp_path, tmp_path / "1"):
-        assert main(["predict", f"--model_dir={folder}", "the"]) == 2
-        said = capsys.readouterr().err
-        assert f"{tmp_path / '1'}: exported for another runtime, LiteRT or ONNX" in said
-        assert "--runtime=tensorflow" in said
-
-
-@pytest.mark.parametrize("name", ["single", "multi", "regression", "pairs"])
-def test_a_conversion_is_measured(name, runs, tmp_path):
-    texts = PAIRS if name == "pairs" else TEXTS
-    texts = [text for text in texts if name == "pairs" or text.strip()]
-    predicted = bert_tf.Predictor.load(runs[name]).predict(texts)
-    labels = LABELS[:2] if name == "pairs" else LABELS
-    rows = [["text", "text_b", "label"] if name == "pairs" else ["text", "label"]]
-    for number, text in enumerate(texts):
-        label = f"{number / 7}" if name == "regression" else labels[number % len(labels)]
-        parts = [text] if isinstance(text, str) else text
-        rows.append([*(part.translate({9: 32, 10: 32, 0x2028: 32}) for part in parts), label])
-    dev_file = tmp_path / "dev.tsv"
-    dev_file.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-    flags = ["--runtime=litert", f"--dev_file={dev_file}", f"--export_dir={tmp_path / 'versions'}"]
-    assert main(["export", f"--model_dir={runs[name]}", *flags]) == 0
-    report = json.loads((tmp_path / "versions" / "1" / "conversion.json").read_text())
-    for metric, value in report["tensorflow_metrics"].items():
-        assert report["metrics"][metric] == pytest.approx(value, abs=1e-5)
-    if name in ("single", "pairs"):
-        right = [
-            answer["label"] == row[-1] for answer, row in zip(predicted, rows[1:], strict=True)
-        ]
-        assert report["metrics"]["accuracy"] == pytest.approx(np.mean(right))
-        assert 0 < np.mean(right) < 1
-    else:
-        assert report["metrics"]
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
-    """A model that is exported, and what conversions of it are compared with."""
-    run = serving_tasks.write_run(tmp_path_factory.mktemp("tagger") / "run", "tagging")
-    served = EXPORTERS["tagging"](run, Export(model_dir=str(run), export_dir="-"))
-    return served, trace(other_runtimes.numbers(served), None)
-
-
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("name", ["scores", "label_ids"])
-@pytest.mark.parametrize(
-    "wrong",
-    [np.zeros_like, lambda values: values[:, :-1], lambda values: values + 0.5, np.negative],
-    ids=["zeros", "fewer", "more", "others"],
-)
-def test_a_conversion_that_says_something_else_is_refused(wrong, name, precision, tagger):
-    served, function = tagger
-    settings = Export(model_dir="-", export_dir="-", runtime="litert", precision=precision)
-
-    def right(inputs):
-        assert (inputs["input_ids"][:, 0] == served.vocabulary.cls_id).all()  # rows of texts
-        found = function(**{key: tf.constant(value) for key, value in inputs.items()})
-        return {key: value.numpy() for key, value in found.items()}
-
-    def broken(inputs):
-        outputs = right(inputs)
-        return outputs | {name: wrong(outputs[name])}
-
-    file = pathlib.Path(__file__)
-    report = other_runtimes.compare(served, function, right, file, settings)
-    assert report.differences == {"scores": 0.0, "label_ids": 0.0}
-    with pytest.raises(InputError, match=f"litert: the converted model.* {name} "):
-        other_runtimes.compare(served, function, broken, file, settings)
-
-
-def test_scores_that_are_no_numbers_are_refused_and_nothing_is_written(
-    runs, tmp_path, capsys, monkeypatch
-):
-    runner = litert.runner
-
-    def broken(path):
-        run = runner(path)
-        return lambda inputs: {name: value * np.nan for name, value in run(inputs).items()}
-
-    monkeypatch.setattr(litert, "runner", broken)
-    command = ["export", f"--model_dir={runs['single']}", f"--export_dir={tmp_path}"]
-    assert main([*command, "--runtime=litert"]) == 2
-    assert "litert: the converted model does not work" in capsys.readouterr().err
-    assert [item.name for item in tmp_path.iterdir()] == [".lock"]

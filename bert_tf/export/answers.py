@@ -4,7 +4,9 @@ Axes: B questions, R rows of all questions, S = seq_length, K = top_k.
 """
 
 import pathlib
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from bert_tf import run_folder
@@ -15,6 +17,7 @@ from bert_tf.export.row_blocks import in_blocks
 from bert_tf.export.served_model import (
     DEFAULT,
     TOKENS,
+    Arrays,
     ServedModel,
     Signature,
     Tensors,
@@ -65,13 +68,17 @@ def served(model: pathlib.Path | ModelFiles, settings: Export, *, top_k: int = 5
         },
         sample={DEFAULT: sample},
         rows_of=answers.rows_of,
-        settings={
-            "max_seq_length": finder.settings.max_seq_length,
-            "do_lower_case": finder.tokenizer.do_lower_case,
-            "top_k": top_k,
-        },
+        settings=answers.settings,
         files=files,
+        measure=lambda dev_file, run: question_answering.measure(
+            finder, dev_file, lambda inputs: _logits(run(inputs))
+        ),
     )
+
+
+def _logits(outputs: Arrays) -> np.ndarray:
+    """The model's, float32 [B, S, 2], of the outputs of ``of_rows``."""
+    return np.stack([outputs["start_logits"], outputs["end_logits"]], axis=2)
 
 
 class _QuestionAnswers:
@@ -79,6 +86,7 @@ class _QuestionAnswers:
 
     Attributes:
         threshold: of the null odds, above which no answer is given.
+        settings: what they are made with.
     """
 
     def __init__(self, finder: AnswerFinder, settings: Export, top_k: int) -> None:
@@ -86,6 +94,12 @@ class _QuestionAnswers:
         self._top_k = top_k
         # Where none was found, no answer is given if it is the best: see chosen_answer.
         self.threshold = finder.settings.null_score_diff_threshold or 0.0
+        names = ["max_seq_length", "max_query_length", "doc_stride", "n_best_size"]
+        names += ["max_answer_length", "version_2_with_negative"]
+        self.settings: dict[str, Any] = {name: getattr(finder.settings, name) for name in names}
+        self.settings |= {"do_lower_case": finder.tokenizer.do_lower_case, "top_k": top_k}
+        if finder.settings.version_2_with_negative:
+            self.settings[question_answering.THRESHOLD] = self.threshold
         vocabulary = finder.tokenizer.vocabulary
         self._tokenizer = GraphTokenizer(vocabulary, finder.tokenizer.do_lower_case)
         self._rows = RowBuilder(

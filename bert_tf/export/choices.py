@@ -88,4 +88,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             "max_seq_length": scorer.settings.max_seq_length,
             "do_lower_case": scorer.tokenizer.do_lower_case,
         },
+        measure=lambda dev_file, run: multiple_choice.measure(
+            scorer, dev_file, lambda inputs: run(inputs)["probabilities"]
+        ),
     )

@@ -4,6 +4,7 @@ Axes: B texts, S = seq_length, C = windows of a text, L = num_labels, M = most l
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +26,7 @@ from bert_tf.export.served_model import (
 from bert_tf.export.text_rows import RowBuilder
 from bert_tf.graph_tokenization import GraphTokenizer
 from bert_tf.tasks import classification
-from bert_tf.tasks.text_classifier import TextClassifier
+from bert_tf.tasks.text_classifier import LABEL_THRESHOLD, TextClassifier
 from bert_tf.use_config import Export
 
 
@@ -53,10 +54,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         },
         sample={DEFAULT: {name: sample[name] for name in inputs}},
         rows_of=answers.rows_of,
-        settings={
-            "max_seq_length": classifier.settings.max_seq_length,
-            "do_lower_case": classifier.tokenizer.do_lower_case,
-        },
+        settings=answers.settings,
         files=label_file(classifier.labels),
         measure=lambda dev_file, run: classification.measure(
             classifier, dev_file, lambda inputs: _logits(run(inputs), classifier.task_type)
@@ -73,10 +71,32 @@ def _logits(outputs: Arrays, task_type: str) -> np.ndarray:
 
 
 class _LabelAnswers:
-    """The classifier's functions."""
+    """The classifier's functions.
+
+    Attributes:
+        settings: what they are made with.
+    """
 
     def __init__(self, classifier: TextClassifier, pairs: bool, settings: Export) -> None:
         self._classifier = classifier
+        self._window_stride = (
+            classifier.settings.window_stride or classifier.settings.max_seq_length - 2
+        )
+        self.settings: dict[str, Any] = {
+            "max_seq_length": classifier.settings.max_seq_length,
+            "do_lower_case": classifier.tokenizer.do_lower_case,
+            "task_type": classifier.task_type,
+        }
+        if classifier.task_type == "multi_label":
+            self.settings["label_threshold"] = LABEL_THRESHOLD
+        if not pairs:
+            self.settings["long_text"] = classifier.settings.long_text
+        if classifier.settings.long_text == "windows":
+            self.settings |= {
+                "window_stride": self._window_stride,
+                "max_windows": classifier.settings.max_windows,
+                "window_pooling": classifier.settings.window_pooling,
+            }
         vocabulary = classifier.tokenizer.vocabulary
         self._tokenizer = GraphTokenizer(vocabulary, classifier.tokenizer.do_lower_case)
         self._rows = RowBuilder(
@@ -104,8 +124,7 @@ class _LabelAnswers:
         if "text_b" in inputs:
             found = self._rows.of_pairs(pieces, self._tokenizer.tokenize(inputs["text_b"]))
         elif settings.long_text == "windows":
-            stride = settings.window_stride or settings.max_seq_length - 2
-            found = self._rows.of_windows(pieces, stride, settings.max_windows)
+            found = self._rows.of_windows(pieces, self._window_stride, settings.max_windows)
         else:
             found = self._rows.of_texts(pieces, settings.long_text)
         return found._asdict()
@@ -135,6 +154,6 @@ class _LabelAnswers:
             "classes": tf.broadcast_to(classes, tf.shape(probabilities)),
         }
         if task_type == "multi_label":
-            chosen = tf.ragged.boolean_mask(found["classes"], probabilities > 0.5)
+            chosen = tf.ragged.boolean_mask(found["classes"], probabilities > LABEL_THRESHOLD)
             found["labels"] = chosen.to_tensor("")
         return found

@@ -9,6 +9,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from bert_tf.errors import InputError
@@ -52,6 +53,7 @@ def write(module: tf.Module, function: Any, settings: Export, path: pathlib.Path
             tf.function(model, autograph=False),
             input_signature=list(specs.values()),
             opset=_OPSET,
+            custom_op_handlers={"Erfc": (_erfc, [])},
             output_path=str(exact),
         )
         if settings.precision == "int8":
@@ -64,6 +66,26 @@ def write(module: tf.Module, function: Any, settings: Export, path: pathlib.Path
                 logging.disable(logging.NOTSET)
         else:
             exact.rename(path)
+
+
+def _erfc(graph: Any, node: Any, name: str, args: list[Any]) -> Any:
+    """Makes ``1 - erf(x)`` of ``erfc(x)``, which is in gelu_erf, and which ONNX does not have.
+
+    Args:
+        graph: of tf2onnx, that is changed.
+        node: Erfc, of float32.
+        name: of the node.
+        args: none.
+    """
+    erf = graph.make_node("Erf", node.input)
+    one = graph.make_const(f"{name}/one", np.float32(1))
+    (output,) = node.output
+    dtype, shape = graph.get_dtype(output), graph.get_shape(output)
+    graph.remove_node(name)
+    terms = [one.output[0], erf.output[0]]
+    return graph.make_node(
+        "Sub", terms, name=name, outputs=[output], dtypes=[dtype], shapes=[shape]
+    )
 
 
 def runner(path: pathlib.Path, num_threads: int | None = None) -> Run:

@@ -4,19 +4,20 @@ Other runtimes take ids of word pieces: what the signature TOKENS takes, and ret
 results are numbers. What was converted is run, and is the result only if it says the same.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from bert_tf import run_folder
-from bert_tf.errors import InputError
+from bert_tf.errors import InputError, reason
 from bert_tf.export import litert, onnx_file
 from bert_tf.export.served_model import (
     DEFAULT,
@@ -29,7 +30,7 @@ from bert_tf.export.served_model import (
     longer,
     saveable,
 )
-from bert_tf.use_config import Export
+from bert_tf.use_config import PRECISIONS, Export
 
 REPORT = "conversion.json"
 _RUNTIMES: dict[str, Any] = {"litert": litert, "onnx": onnx_file}
@@ -115,18 +116,51 @@ def convert(
     """
     if settings.dev_file is not None and served.measure is None:
         raise InputError(
-            f"--dev_file: it is for classifiers; there is no such measure of {served.task}"
-        )
-    if settings.runtime == "onnx" and served.config.hidden_act == "gelu_erf":
-        raise InputError(
-            "hidden_act gelu_erf: the converter to ONNX makes a wrong operation of it; convert the "
-            "checkpoint with --hidden_act=gelu"
+            f"--dev_file: there are no metrics of {served.task}, only of classification, tagging, "
+            "multiple_choice and question_answering; leave it out"
         )
     runtime = _RUNTIMES[settings.runtime]
     module, traced = saveable({TOKENS: numbers(served)}, None)  # the module keeps the weights alive
     path = folder / runtime.FILE
-    runtime.write(module, traced[TOKENS], settings, path)
-    return traced, compare(served, traced[TOKENS], runtime.runner(path), path, settings)
+    with _explained("converted", served, settings):
+        runtime.write(module, traced[TOKENS], settings, path)
+    with _explained("loaded", served, settings):
+        converted = runtime.runner(path)
+
+    def run(inputs: Arrays) -> Arrays:
+        with _explained("run", served, settings):
+            outputs: Arrays = converted(inputs)
+        return outputs
+
+    return traced, compare(served, traced[TOKENS], run, path, settings)
+
+
+@contextlib.contextmanager
+def _explained(doing: str, served: ServedModel, settings: Export) -> Iterator[None]:
+    """Turns what the code of another runtime raises inside into a message.
+
+    That may be any exception: LiteRT's ConverterError and those of ONNX Runtime have no class in
+    common but Exception, and tf2onnx raises what it stumbles over.
+
+    Args:
+        doing: what the model could not be.
+        served: the model.
+        settings: of the export.
+
+    Raises:
+        InputError: of them.
+    """
+    try:
+        yield
+    except (InputError, OSError, MemoryError):  # these say it themselves
+        raise
+    except Exception as error:
+        others = ", ".join(name for name in PRECISIONS if name != settings.runtime)
+        raise InputError(
+            f"--runtime={settings.runtime}: the model for {served.task} cannot be {doing} in "
+            f"{settings.precision}: {type(error).__name__}: {reason(error)}; give another "
+            f"--runtime ({others}) or another --precision"
+        ) from error
 
 
 def compare(

@@ -55,7 +55,8 @@ class ServedModel:
         sample: for some of them, what a request may hold: for each input one example's value. The
             requests that warm a server up are made of it, and what conversions are tried on.
         rows_of: takes the inputs of DEFAULT, returns those of TOKENS that show them.
-        settings: what the functions were made with, as resolved, by the names of the flags.
+        settings: what the functions were made with, as resolved, by the names of the flags that
+            set it, if any does; the model card has them.
         files: what else travels with it, by name.
         measure: takes a file of labelled examples and what computes outputs of TOKENS' inputs, as
             arrays; returns the task's metrics. None if the task has no such measure.

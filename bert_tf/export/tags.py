@@ -59,8 +59,13 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         settings={
             "max_seq_length": tagger.settings.max_seq_length,
             "do_lower_case": tagger.tokenizer.do_lower_case,
+            "crf": tagger.settings.crf,
+            "tag_scheme": "iob2" if tagger.has_entities else "none",
         },
         files=label_file(tagger.labels),
+        measure=lambda dev_file, run: tagging.measure(
+            tagger, dev_file, lambda inputs: run(inputs)["label_ids"]
+        ),
     )
 
 

@@ -12,7 +12,6 @@ from bert_tf import run_folder
 from bert_tf.checkpoint import load_checkpoint
 from bert_tf.config import Classification, ModelFiles
 from bert_tf.errors import InputError
-from bert_tf.input_pipeline import evaluation_plan
 from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import fine_tuning
 from bert_tf.tasks.classification_data import (
@@ -24,6 +23,7 @@ from bert_tf.tasks.classification_data import (
     read_examples,
     read_label_file,
 )
+from bert_tf.tasks.feature_runner import outputs_by
 from bert_tf.tasks.glue import find_task
 from bert_tf.tasks.label_errors import write_views
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
@@ -78,16 +78,16 @@ def measure(
     Args:
         classifier: whose inputs and labels they are.
         dev_file: in the form of the task's dev files.
-        logits_of: takes the model's inputs, int32 [B, S] each, returns float32 [B, L].
+        logits_of: takes the model's inputs, int32 [B, S] or [B, C, S] each, returns float32 [B, L].
+
+    Raises:
+        InputError: if the file cannot be read as that, or what is computed are no numbers.
     """
     task = _find_task(classifier.settings)
     examples = read_examples(task, dev_file, classifier.labels, split="dev")
     features = classifier.features(examples.text_a, examples.text_b)
-    plan = evaluation_plan(features.lengths, classifier.settings.eval_batch_size)
-    logits = np.zeros((len(examples), len(classifier.labels) or 1), np.float32)
-    for batch in classifier.batches(features, plan):
-        inputs = {name: batch[name].numpy() for name in ("input_ids", "input_mask", "segment_ids")}
-        logits[batch["example_ids"].numpy()] = logits_of(inputs)
+    batch_size = classifier.settings.eval_batch_size
+    logits = np.stack(outputs_by(logits_of, classifier.batches, features, batch_size))
     assert examples.labels is not None
     return classification_metrics(task.task_type, task.metrics, logits, examples.labels)
 

@@ -3,6 +3,8 @@
 What every model of a fine-tuning task does with its examples, whatever they are.
 """
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,7 @@ from bert_tf.input_pipeline import (
     shared_batches,
 )
 from bert_tf.losses import Loss
+from bert_tf.metrics import check_finite
 from bert_tf.training import Evaluation, Evaluator
 
 
@@ -69,3 +72,30 @@ class FeatureRunner:
             dataset = filled(dataset, batch_size)
         evaluator = self._evaluator if features.is_labelled else self._predictor
         return evaluator(dataset, len(plan), description)
+
+
+def outputs_by(
+    run: Callable[[dict[str, np.ndarray]], np.ndarray],
+    batches_of: Callable[[Features, np.ndarray], tf.data.Dataset],
+    features: Features,
+    batch_size: int,
+) -> list[np.ndarray]:
+    """The outputs for each example of what runs a learner's model elsewhere.
+
+    Args:
+        run: takes the model's inputs by name, as in a batch, returns [B, …].
+        batches_of: of the learner, given features and a plan.
+        features: the examples, without labels.
+        batch_size: B.
+
+    Raises:
+        InputError: if some are no numbers.
+    """
+    outputs: dict[int, np.ndarray] = {}
+    for batch in batches_of(features, evaluation_plan(features.lengths, batch_size)):
+        inputs = {name: value.numpy() for name, value in batch.items()}
+        numbers = inputs.pop("example_ids").tolist()
+        found = run(inputs)
+        check_finite(found)
+        outputs.update(zip(numbers, found, strict=True))
+    return [outputs[number] for number in range(len(features))]

@@ -10,7 +10,7 @@ from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError
 from bert_tf.tasks import classification
 from bert_tf.tasks.task_predictor import NameOf, Text, is_pair, parse_pair
-from bert_tf.tasks.text_classifier import TextClassifier
+from bert_tf.tasks.text_classifier import LABEL_THRESHOLD, TextClassifier
 
 
 def load(model: pathlib.Path | ModelFiles) -> "LabelPredictor":
@@ -73,7 +73,9 @@ class LabelPredictor:
             "probabilities": dict(zip(labels, map(float, row), strict=True)),
         }
         if self._classifier.task_type == "multi_label":
-            chosen = [label for label, value in zip(labels, row, strict=True) if value > 0.5]
+            chosen = [
+                label for label, value in zip(labels, row, strict=True) if value > LABEL_THRESHOLD
+            ]
             return {"labels": chosen, **named}
         return named
 

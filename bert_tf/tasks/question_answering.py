@@ -1,11 +1,14 @@
-"""Takes a run_squad run's settings, returns a trained and evaluated model; next: predictor."""
+"""Takes a run_squad run's settings, returns a trained and evaluated model; next: predictor.
+
+Axes: B = batch_size, S = seq_length.
+"""
 
 import dataclasses
 import functools
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from bert_tf.config import ModelFiles, QuestionAnswering
 from bert_tf.errors import InputError, listed
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.answer_finder import AnswerFinder, Asked, question_losses
+from bert_tf.tasks.feature_runner import outputs_by
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
@@ -62,6 +66,31 @@ def load(
     finder = AnswerFinder(settings, config, tokenizer, dtype=dtype)
     load_checkpoint(finder.model, folder / run_folder.CHECKPOINT)
     return finder
+
+
+def measure(
+    finder: AnswerFinder,
+    dev_file: str,
+    logits_of: Callable[[dict[str, np.ndarray]], np.ndarray],
+) -> dict[str, float]:
+    """The task's metrics on questions, by logits that something else computes.
+
+    Args:
+        finder: whose inputs and way to answers they are.
+        dev_file: questions with answers, in the form of SQuAD.
+        logits_of: takes the model's inputs, int32 [B, S] each, returns float32 [B, S, 2].
+
+    Raises:
+        InputError: if the file cannot be read as that, or what is computed are no numbers.
+    """
+    settings = finder.settings
+    questions = _read(settings, dev_file, for_training=False)
+    _check_answered(questions, "leave them out")
+    asked = _ask(finder, questions)
+    logits = outputs_by(logits_of, finder.batches, finder.features(asked), settings.eval_batch_size)
+    threshold = settings.null_score_diff_threshold if settings.version_2_with_negative else None
+    chosen = [chosen_answer(found, threshold).text for found in finder.answers(asked, logits)]
+    return answer_metrics(chosen, _right(questions), with_null=settings.version_2_with_negative)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +169,7 @@ class _Prepared(fine_tuning.Task):
         )
         logits, losses = learner.logits(features, batch_size, "answering")
         answers = list(learner.answers(asked, logits))
-        right = [[answer.text for answer in question.answers] for question in questions.questions]
+        right = _right(questions)
         results = {f"eval_{name}": value for name, value in losses.items()}
         ids = [question.id for question in questions.questions]
 
@@ -248,12 +277,8 @@ def _prepare(settings: QuestionAnswering, trained: pathlib.Path | None) -> _Prep
         train = _read(settings, settings.train_file, for_training=True)
     if settings.do_eval or settings.do_predict:
         predicted = _read(settings, settings.predict_file, for_training=False)
-        unanswered = [question.id for question in predicted.questions if not _is_known(question)]
-        if unanswered and settings.do_eval:
-            raise InputError(
-                f"{predicted.path}: nothing to evaluate by: {len(unanswered)} questions have no "
-                f"answers: {listed(unanswered)}; give --do_predict instead of --do_eval"
-            )
+        if settings.do_eval:
+            _check_answered(predicted, "give --do_predict instead of --do_eval")
     return _Prepared(
         settings=settings, config=config, tokenizer=tokenizer, train=train, predicted=predicted
     )
@@ -275,6 +300,25 @@ def _read(settings: QuestionAnswering, path: str | None, *, for_training: bool) 
 def _is_known(question: Question) -> bool:
     """Whether it is known what is right."""
     return bool(question.answers) or question.is_impossible
+
+
+def _check_answered(questions: Questions, advice: str) -> None:
+    """Checks that of all questions it is known what is right.
+
+    Raises:
+        InputError: with that advice, if not.
+    """
+    unanswered = [question.id for question in questions.questions if not _is_known(question)]
+    if unanswered:
+        raise InputError(
+            f"{questions.path}: nothing to evaluate by: {len(unanswered)} questions have no "
+            f"answers: {listed(unanswered)}; {advice}"
+        )
+
+
+def _right(questions: Questions) -> list[list[str]]:
+    """All answers of each question that are right."""
+    return [[answer.text for answer in question.answers] for question in questions.questions]
 
 
 def _is_answered(questions: Questions) -> bool:

@@ -1,9 +1,13 @@
-"""Takes a tagging run's settings, returns a trained and evaluated model; next: predictor."""
+"""Takes a tagging run's settings, returns a trained and evaluated model; next: predictor.
+
+Axes: B = batch_size, S = seq_length, W = most words of a row.
+"""
 
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from bert_tf.tag_schemes import OUTSIDE, from_iob2
 from bert_tf.tagged_text import with_predictions
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
+from bert_tf.tasks.feature_runner import outputs_by
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.split_files import find_split_file
 from bert_tf.tasks.tagging_data import (
@@ -59,6 +64,36 @@ def load(
     tagger = WordTagger(settings, config, tokenizer, labels, dtype=dtype)
     load_checkpoint(tagger.model, folder / run_folder.CHECKPOINT)
     return tagger
+
+
+def measure(
+    tagger: WordTagger,
+    dev_file: str,
+    label_ids_of: Callable[[dict[str, np.ndarray]], np.ndarray],
+) -> dict[str, float]:
+    """The task's metrics on tagged sentences, by labels that something else finds.
+
+    Args:
+        tagger: whose inputs and labels they are.
+        dev_file: in the form of the task's dev files.
+        label_ids_of: takes the model's inputs, int32 [B, S] each and ``word_starts`` int32 [B, W],
+            returns int32 [B, W], at least 0 for words. It sees single rows, so that the labels of
+            a sentence that takes several are found row by row.
+
+    Raises:
+        InputError: if the file cannot be read as that, or what is computed are no numbers.
+    """
+    settings = tagger.settings
+    sentences = read_sentences(pathlib.Path(dev_file), settings.tag_column, settings.tag_scheme)
+    label_ids(sentences, tagger.labels)  # all of them are known
+    features = tagger.features(tagger.windows(sentences.words, sentences.documents))
+    rows = outputs_by(label_ids_of, tagger.batches, features, settings.eval_batch_size)
+    lengths = features.ragged["word_starts"].lengths
+    found = (
+        tagger.labels[n] for row, words in zip(rows, lengths, strict=True) for n in row[:words]
+    )
+    tags = [list(itertools.islice(found, len(words))) for words in sentences.words]
+    return _metrics(tagger, sentences, tags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +164,7 @@ class _Prepared(fine_tuning.Task):
             "evaluating",
         )
         tags, _ = learner.label(logits, sentences.words)
-        assert sentences.tags is not None
-        values = {"accuracy": word_accuracy(sentences.tags, tags), **losses}
-        if learner.has_entities:
-            types = {label[2:] for label in self.labels if label != OUTSIDE}
-            values |= entity_metrics(sentences.tags, tags, types)
+        values = _metrics(learner, sentences, tags) | losses
         _write_predictions(folder, "dev", sentences, tags)
         of_sentences = learner.sentence_losses(logits, sentences.words, self.dev.label_ids)
         error_views.write_errors(folder, _errors(sentences, tags, of_sentences))
@@ -184,6 +215,18 @@ def _prepare(settings: Tagging, trained: pathlib.Path | None) -> _Prepared:
         dev=None if dev is None else _Labelled(dev, label_ids(dev, labels)),
         test=test,
     )
+
+
+def _metrics(
+    tagger: WordTagger, sentences: Sentences, predicted: list[list[str]]
+) -> dict[str, float]:
+    """What is measured of the tags of sentences, in IOB2."""
+    assert sentences.tags is not None
+    values = {"accuracy": word_accuracy(sentences.tags, predicted)}
+    if tagger.has_entities:
+        types = {label[2:] for label in tagger.labels if label != OUTSIDE}
+        values |= entity_metrics(sentences.tags, predicted, types)
+    return values
 
 
 def _errors(

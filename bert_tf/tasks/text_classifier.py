@@ -33,6 +33,9 @@ from bert_tf.tokenization import FullTokenizer
 
 log = logging.getLogger(__name__)
 
+# A text of a multi-label task has the labels whose probability is above this, as the metrics count.
+LABEL_THRESHOLD = 0.5
+
 
 class TextClassifier:
     """A model with all it takes to go from texts to logits.
