@@ -28,7 +28,8 @@ DEVICES = {
 }
 
 # What each process does: combinations one after the other, then an evaluation. Making the graphs is
-# what takes time, so that there is one for both limits of the norm: a variable holds the limit.
+# what takes time: there is one for both limits of the norm, which a variable holds, and none is
+# optimized before it runs.
 PROCESS = """
 import json, os, pathlib, sys
 import numpy as np
@@ -42,6 +43,7 @@ from bert_tf.replicas import agreed, distributed, is_chief
 from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.training import Trainer, TrainStep
 
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 given, folder = map(pathlib.Path, sys.argv[1:3])
 flags, combinations = map(json.loads, sys.argv[3:])
 data = {name: dict(np.load(given / f"{name}.npz")) for name in ("alone", "packed")}
