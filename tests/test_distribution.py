@@ -150,6 +150,23 @@ def alone(run):
     return final, evaluated
 
 
+@pytest.mark.parametrize(
+    ("kind", "number", "more"),
+    [
+        ("mirrored", 2, {}),
+        ("mirrored", 4, {"micro_batch_size": 1}),
+        ("multi_worker", 2, {"micro_batch_size": 3}),
+        ("multi_worker", 3, {}),
+    ],
+)
+def test_replicas_give_the_weights_of_one_device(run, alone, kind, number, more):
+    new_folder, train_together, _, paths = run
+    flags = [{"strategy": kind, "num_devices": number}] if kind == "mirrored" else workers(number)
+    final, evaluated = train_together(new_folder("run"), *({**f, **more} for f in flags))
+    assert_equal_weights(final, alone[0], paths, 1e-6)
+    assert evaluated == pytest.approx(alone[1], rel=1e-5)
+
+
 def workers(number, **more):
     """The flags of each worker."""
     hosts = free_hosts(number)

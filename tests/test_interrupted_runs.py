@@ -163,7 +163,7 @@ def test_twenty_interruptions_change_no_bit(start, undisturbed, tmp_path):
             resumable = {0}
             continue
 
-        occurred[left.pop()] += 1
+        occurred[str(left.pop())] += 1
         statuses = {"full disk": {2}, "SIGTERM": {-15, 143}}.get(fault, {-9})
         assert process.returncode in statuses, (fault, said)
         intact = steps_in(folder)

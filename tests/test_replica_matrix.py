@@ -11,7 +11,6 @@ from test_distribution import assert_equal_weights, workers
 from test_shared_records import CONFIG, P, S, write_records
 
 from bert_tf.heads import BertPretrainer
-from bert_tf.optimization import CLIP_NORM
 from bert_tf.record_dataset import RecordFiles
 from bert_tf.tasks.shared_records import SharedRecords
 from bert_tf.tfrecord import pretraining_schema
@@ -19,6 +18,7 @@ from bert_tf.tfrecord import pretraining_schema
 NUM_STEPS = 20
 BATCH_SIZE = 36  # 18, 12 or 9 for each of 2, 3 or 4 replicas
 NUM_ROWS = 24  # that a batch's examples share: 12, 8 or 6 for each
+LIMIT = 0.5  # of the norm, in the place of CLIP_NORM: about half of the steps are above it
 ONE_LAYER = dataclasses.replace(CONFIG, num_hidden_layers=1)
 DEVICES = {
     "2 devices": lambda: [{"num_devices": 2}],
@@ -28,8 +28,8 @@ DEVICES = {
 }
 
 # What each process does: combinations one after the other, then an evaluation. Making the graphs is
-# what takes time: there is one for both limits of the norm, which a variable holds, and none is
-# optimized before it runs.
+# what takes time: there is one for both limits of the norm, which a variable holds, and its batches
+# begin again when all 20 of them are used.
 PROCESS = """
 import json, os, pathlib, sys
 import numpy as np
@@ -43,7 +43,6 @@ from bert_tf.replicas import agreed, distributed, is_chief
 from bert_tf.tasks.pretraining_objective import Objective, PretrainingEvaluator
 from bert_tf.training import Trainer, TrainStep
 
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 given, folder = map(pathlib.Path, sys.argv[1:3])
 flags, combinations = map(json.loads, sys.argv[3:])
 data = {name: dict(np.load(given / f"{name}.npz")) for name in ("alone", "packed")}
@@ -58,14 +57,15 @@ with devices_of(Classification(do_train=True, output_dir="unused", **flags)):
         if kind not in trainers:
             optimizer = optimization.create_optimizer(0.01, 25, 2)
             step = TrainStep(model, optimizer, objective.loss, seed=3, micro_batch_size=kind[1])
-            trainers[kind] = optimizer, Trainer(step, ("loss", "grad_norm"))
+            trainer = Trainer(step, ("loss", "grad_norm"))
+            batches = tf.data.Dataset.from_tensor_slices(data[kind[0]]).repeat()
+            trainer.train_dataset = distributed(lambda: batches)
+            trainers[kind] = optimizer, trainer
         optimizer, trainer = trainers[kind]
         optimization.CLIP_NORM.assign(clip_norm)
         model.set_weights([initial[f"arr_{i}"] for i in range(len(initial))])
         for variable in optimizer.variables:
             variable.assign(tf.zeros_like(variable.value))
-        batches = tf.data.Dataset.from_tensor_slices(data[kind[0]])
-        trainer.train_dataset = distributed(lambda: batches)
         norms = [trainer.train(tf.constant(1))["grad_norm"] for _ in range(20)]
         if is_chief():
             np.savez(folder / f"{number}.npz", *model.get_weights(), norms=norms)
@@ -98,7 +98,7 @@ class Combination:
         """What a process is told."""
         return {
             # A power of two, by which gradients are multiplied and divided without rounding.
-            "clip_norm": CLIP_NORM if self.clipped else 2.0**100,
+            "clip_norm": LIMIT if self.clipped else 2.0**100,
             # Which batches, and how large a micro-batch is.
             "kind": [
                 "packed" if self.packed else "alone",
@@ -202,9 +202,9 @@ def test_clipping_and_sharing_rows_do_something(alone, given):
     for packed in (False, True):
         clipped, free = (Combination(on, False, packed) for on in (True, False))
         for combination in (clipped, free):
-            assert 2 < np.sum(norms[combination] > CLIP_NORM) < NUM_STEPS
+            assert 2 < np.sum(norms[combination] > LIMIT) < NUM_STEPS
         distances = [np.abs(a - b).max() for a, b in zip(final[clipped], final[free], strict=True)]
-        assert sum(distance > 1e-3 for distance in distances) > len(distances) // 2
+        assert sum(distance > 1e-4 for distance in distances) > len(distances) // 2
     packed = np.load(given / "packed.npz")
     assert packed["input_ids"].shape == (NUM_STEPS, NUM_ROWS, S)
     assert (packed["example_numbers"].max(axis=2) >= 2).mean() > 0.3
