@@ -354,7 +354,7 @@ def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
         return [stored[f"arr_{i}"] for i in range(len(stored))]
 
     for name, goal in (("", expected), ("lamb", expected_lamb)):
-        assert_same_training(weights(f"{name}/final.npz"), goal, initial, config)
+        assert_same_training(weights(pathlib.Path(name, "final.npz")), goal, initial, config)
         for a, b in zip(without_rates(two / name), without_rates(one / name), strict=True):
             assert a == pytest.approx(b, rel=1e-5)
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(expected, expected_lamb, strict=True))
