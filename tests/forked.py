@@ -45,9 +45,13 @@ class Forked:
 
     returncode = property(poll)
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def send_signal(self, sent):
         if self.poll() is None:
-            os.kill(self._process.pid, sent)
+            os.kill(self.pid, sent)
 
     def terminate(self):
         self.send_signal(signal.SIGTERM)

@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from forked import COMMAND, Forked, run_forked
+from forked import COMMAND, run_forked
 
 import bert_tf
 from bert_tf.checkpoint import save_checkpoint
@@ -328,47 +327,6 @@ def undisturbed(tmp_path_factory, data_dir, model_flags):
     return folder
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_stopped_ends_with_the_weights_of_an_undisturbed_one(
-    sent, undisturbed, data_dir, model_flags, tmp_path
-):
-    stopped = tmp_path / "stopped"
-    command = command_line(data_dir, model_flags, stopped)
-    if sent == signal.SIGTERM:
-        command.append("--save_checkpoints_steps=1000")  # what it goes on from is saved for it
-    process = Forked(COMMAND, *command)
-    log = stopped / "train_log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) >= 10):
-        assert process.poll() is None, "the run ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(sent)
-    _, said = process.communicate()
-    assert not (stopped / "bert_model.ckpt.index").exists()
-    goes_on = "resuming at step "
-    if sent == signal.SIGTERM:
-        assert process.returncode == 143
-        assert "Traceback" not in said
-        last = said.splitlines()[-1]
-        step = len(log.read_text().splitlines())
-        assert last.startswith(f"bert-tf: stopped by SIGTERM after step {step} of 90; the same")
-        assert last.endswith(f"{stopped / 'resume'}")
-        goes_on += f"{step} of 90\n"
-
-    resumed = run_forked(COMMAND, *command)
-    assert resumed.returncode == 0, resumed.stderr
-    assert goes_on in resumed.stderr
-    assert_same_weights(undisturbed, stopped)
-    keys = ("step", "loss", "grad_norm", "learning_rate")
-    logs = [
-        [[json.loads(line)[key] for key in keys] for line in path.read_text().splitlines()]
-        for path in (undisturbed / "train_log.jsonl", log)
-    ]
-    assert logs[0] == logs[1]
-    assert len(logs[0]) == 90
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, data_dir, model_flags):
     """The folder of the same run, evaluated every 25 steps and after the last.
@@ -478,55 +436,6 @@ def test_a_run_that_is_stopped_in_an_evaluation_is_that_of_an_undisturbed_one(
     assert_same_weights(one, other)
     for name in ("eval_results.json", "eval_errors.jsonl", "labels.txt"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
-
-
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
-    data_dir, model_flags, tmp_path
-):
-    """Twenty times, or until a minute is over: at random steps, and at random moments."""
-
-    def start(folder):
-        command = command_line(data_dir, model_flags, folder, "--num_train_epochs=20")
-        return Forked(COMMAND, *command)
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    assert start(whole).wait() == 0
-    seconds = time.monotonic() - began
-    random = np.random.default_rng(8)
-    log = killed / "train_log.jsonl"
-
-    def num_lines():
-        return len(log.read_text().splitlines()) if log.exists() else 0
-
-    num_kills = 0
-    deadline = time.monotonic() + 60
-    while num_kills < 20 and (num_kills < 3 or time.monotonic() < deadline):
-        child = start(killed)
-        began_child = time.monotonic()
-        if random.random() < 0.3:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(random.uniform(0, seconds))
-        else:
-            goal = num_lines() + random.integers(1, 25)
-            while child.poll() is None and num_lines() < goal:
-                assert time.monotonic() < began_child + 10 * seconds + 60
-                time.sleep(0.001)
-            time.sleep(random.uniform(0, 0.05))
-        sent = random.choice([signal.SIGKILL, signal.SIGTERM])
-        if child.poll() is not None:
-            assert child.poll() == 0
-            break
-        child.send_signal(sent)
-        # A signal that comes before the training, or after it, is not held back.
-        assert child.wait() in (0, -sent, 128 + sent)
-        num_kills += 1
-    assert num_kills >= 3
-    if not (killed / "eval_results.json").exists():
-        assert start(killed).wait() == 0
-    assert_same_weights(whole, killed)
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert steps == list(range(1, 301))
 
 
 def test_the_stored_configuration_repeats_a_run(trained, tmp_path):

@@ -286,6 +286,8 @@ class TestTheFolder:
         assert card["exported"] == {
             "max_seq_length": 19,
             "do_lower_case": True,
+            "task_type": "single_label",
+            "long_text": "head",
             "fixed_length": False,
             "batch_size": "any",
         }

@@ -279,16 +279,16 @@ TWO_DEVICES = """
 import pathlib, sys
 import numpy as np
 import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, sys.argv[1])
 import test_training
-from bert_tf.config import BertConfig
+from bert_tf.config import BertConfig, Classification
+from bert_tf.distribution import devices_of
 folder = pathlib.Path(sys.argv[2])
 config = BertConfig.from_json_file(folder / "bert_config.json")
 initial = np.load(folder / "initial.npz")
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
+with devices_of(Classification(do_train=True, output_dir="unused", num_devices=2)):
+    strategy = tf.distribute.get_strategy()
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
     weights = [initial[f"arr_{i}"] for i in range(len(initial))]
     final, _ = test_training.train_tiny(config, folder, weights)
     lamb, _ = test_training.train_tiny(
@@ -302,8 +302,17 @@ with strategy.scope():
     step = test_training.TrainStep(
         model, test_training.create_optimizer(0.1, 9, 0), test_training.probe_loss, seed=7
     )
+    # With dropout, another mask for each device: a run, and one that is cut off after step 7.
+    dropping = BertConfig.from_json_file(folder / "dropping.json")
+    whole, first = test_training.train_tiny(dropping, folder / "whole")
+    try:
+        test_training.train_tiny(dropping, folder / "cut", first, available=7)
+    except tf.errors.OutOfRangeError:
+        cut, other = test_training.train_tiny(dropping, folder / "cut")
 np.savez(folder / "final.npz", *final)
 np.savez(folder / "lamb" / "final.npz", *lamb)
+for name, weights in (("whole", whole), ("cut", cut), ("first", first), ("other", other)):
+    np.savez(folder / f"{name}.npz", *weights)
 ids = {"input_ids": tf.constant([[3, 4]])}
 values = strategy.run(step, args=(ids,))
 print(sorted(seed for _, seed in model.seeds))
@@ -341,13 +350,19 @@ def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
     expected_lamb, _ = train_tiny(config, one / "lamb", initial, optimizer=lamb)
     np.savez(two / "initial.npz", *initial)
     (two / "bert_config.json").write_text(config.to_json_string())
+    assert tiny_config.hidden_dropout_prob > 0
+    (two / "dropping.json").write_text(tiny_config.to_json_string())
+    for name in ("whole", "cut"):
+        (two / name).mkdir()
     run = run_forked(TWO_DEVICES, pathlib.Path(__file__).parent, two)
     assert run.returncode == 0, run.stderr
 
+    def weights(file):
+        stored = np.load(two / file)
+        return [stored[f"arr_{i}"] for i in range(len(stored))]
+
     for name, goal in (("", expected), ("lamb", expected_lamb)):
-        final = np.load(two / name / "final.npz")
-        actual = [final[f"arr_{i}"] for i in range(len(final))]
-        assert_same_training(actual, goal, initial, config)
+        assert_same_training(weights(pathlib.Path(name, "final.npz")), goal, initial, config)
         for a, b in zip(without_rates(two / name), without_rates(one / name), strict=True):
             assert a == pytest.approx(b, rel=1e-5)
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(expected, expected_lamb, strict=True))
@@ -361,6 +376,13 @@ def test_two_devices_give_the_weights_of_one(tiny_config, tmp_path):
     np.testing.assert_allclose(slot, [0.06, 0.08], rtol=1e-6)
     u = np.array(slot) / (np.sqrt(0.001 * np.array([0.36, 0.64])) + 1e-6) + 0.01
     np.testing.assert_allclose(kernel, 1 - 0.1 * u, rtol=1e-5)
+    # The one that was cut off went on from step 4, bit for bit, whatever weights it began with.
+    for value, goal in zip(weights("cut.npz"), weights("whole.npz"), strict=True):
+        np.testing.assert_array_equal(value, goal)
+    starts = zip(weights("first.npz"), weights("other.npz"), strict=True)
+    assert any((one != other).any() for one, other in starts)
+    assert without_rates(two / "cut") == without_rates(two / "whole")
+    assert [line["step"] for line in read_log(two / "cut")] == [2, 4, 6, 8]
 
 
 def test_xla_gives_the_same_weights(tiny_config, tmp_path):
