@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import pathlib
 import socket
 import threading
 import time
@@ -31,6 +32,12 @@ DTYPE_POLICIES = {
     "float16": "mixed_float16",
 }
 
+# What /proc/cpuinfo calls a processor's instructions for it (x86, ARM).
+_CPU_FLAGS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+
 
 def loss_scale_of(settings: Devices) -> LossScale | None:
     """What float16 needs."""
@@ -46,12 +53,28 @@ def devices_of(settings: Devices) -> Iterator[None]:
         LostWorkerError: if another worker does not come up, or is gone before the end.
     """
     strategy = _strategy(settings)
+    if _is_emulated(settings):
+        logger.warning(
+            "--precision=%s: this processor has no instructions for it, so that steps take longer "
+            "than in float32",
+            settings.precision,
+        )
     if strategy is None:
         yield
         return
     logger.info("%s: %d replicas", type(strategy).__name__, strategy.num_replicas_in_sync)
     with strategy.scope(), lost_workers_named():
         yield
+
+
+def _is_emulated(settings: Devices) -> bool:
+    """Whether the precision is one that a CPU computes in detours."""
+    if settings.precision == "float32" or settings.on_tpu:
+        return False
+    cpu = pathlib.Path("/proc/cpuinfo")
+    if tf.config.list_physical_devices("GPU") or not cpu.exists():
+        return False
+    return not _CPU_FLAGS[settings.precision] & set(cpu.read_text().split())
 
 
 def _strategy(settings: Devices) -> tf.distribute.Strategy | None:

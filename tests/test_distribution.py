@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import pathlib
 import re
 import signal
 import socket
@@ -359,6 +360,32 @@ def test_the_cluster_of_flags_and_of_the_environment(monkeypatch):
         "TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "chief", "index": 0}})
     )
     assert _place_in_cluster(settings()) == (cluster, "chief", 0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "instructions", "warned"),
+    [
+        ("bfloat16", "sse2 avx2 avx512f", True),
+        ("bfloat16", "avx512f avx512_bf16", False),
+        ("bfloat16", "asimdhp bf16", False),
+        ("float16", "avx512f avx512_bf16", True),
+        ("float16", "avx512f avx512_fp16", False),
+        ("float32", "sse2", False),
+    ],
+)
+def test_a_precision_that_the_processor_lacks_is_slow(
+    precision, instructions, warned, monkeypatch, caplog
+):
+    said = f"model name : a processor\nflags : {instructions}\n"
+    read_text = pathlib.Path.read_text
+    monkeypatch.setattr(
+        pathlib.Path,
+        "read_text",
+        lambda path: said if str(path) == "/proc/cpuinfo" else read_text(path),
+    )
+    with devices_of(settings(precision=precision)):
+        pass
+    assert ("no instructions for it" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(
