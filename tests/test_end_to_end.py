@@ -275,6 +275,11 @@ def test_precisions(precision, data_dir, model_flags, tmp_path, trained):
     assert predicted[0]["label"] == "pos"
 
 
+def test_the_best_seed_has_the_highest_value():
+    assert fine_tuning._best({5: 0.25, 6: 0.75, 7: 0.5}) == 6
+    assert fine_tuning._best({5: float("nan"), 6: 0.25, 7: 0.5}) == 7
+
+
 def test_several_seeds(data_dir, model_flags, tmp_path, capsys):
     folder = tmp_path / "run"
     command = [

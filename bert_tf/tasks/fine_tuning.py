@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -371,7 +372,7 @@ def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dic
             runs[seed] = one_run(seed_folder)
     if not is_chief():
         return {}
-    best = max(runs, key=lambda seed: runs[seed][task.deciding])
+    best = _best({seed: values[task.deciding] for seed, values in runs.items()})
     results = {"best_seed": float(best)}
     for name in runs[best]:
         values = [result[name] for result in runs.values()]
@@ -392,6 +393,11 @@ def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dic
                 shutil.copy2(item, target)
     run_folder.write_json(folder / run_folder.EVAL_RESULTS, results)
     return results
+
+
+def _best(values: dict[int, float]) -> int:
+    """The seed with the highest value; one that is not a number is not the best."""
+    return max(values, key=lambda seed: -math.inf if math.isnan(values[seed]) else values[seed])
 
 
 def _use_trained(settings: Settings, command: str, prepare: Prepare[Settings]) -> dict[str, float]:
