@@ -162,7 +162,7 @@ def pytorch_step(
     step = make_step(transformers.BertForSequenceClassification(config), 5e-5, 1000, precision)
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": labels}
     batch = {name: torch.tensor(values).long() for name, values in inputs.items()}
-    return lambda: float(step(batch))
+    return lambda: float(step(batch).item())
 
 
 CONTENDERS = {
