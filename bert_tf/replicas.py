@@ -148,18 +148,23 @@ def lost_workers_named() -> Iterator[None]:
     ) as error:
         if not has_several_workers():
             raise
-        # The first line says what was being run, the last ones where; between them is the cause.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        number = next((i for i, line in enumerate(lines) if _CAUSE.search(line)), 0)
-        cause = " ".join(lines[number : number + 1])
-        if cause.endswith(":"):  # it names the worker
-            cause = " ".join(lines[number : number + 2])
         certainly = "probably " if isinstance(error, tf.errors.InternalError) else ""
         raise LostWorkerError(
-            f"another worker is {certainly}gone ({cause}). See what it said at its end: if that "
-            "is an error, mend it. Then give the same commands again: a run that has begun goes "
-            "on from its last checkpoint, also with another number of workers"
+            f"another worker is {certainly}gone ({_cause(error)}). See what it said at its "
+            "end: if that is an error, mend it. Then give the same commands again: a run that has "
+            "begun goes on from its last checkpoint, also with another number of workers"
         ) from error
+
+
+def _cause(error: tf.errors.OpError) -> str:
+    """Of an error's lines the one that says why: what was being run, and where, is before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = max((i + 1 for i, line in enumerate(lines) if line.startswith('File "')), default=0)
+    number = next((i for i in range(first, len(lines)) if _CAUSE.search(lines[i])), first)
+    cause = lines[number : number + 1]
+    if cause and cause[0].endswith(":"):  # the next one names the worker
+        cause = lines[number : number + 2]
+    return " ".join(cause).rstrip(" .:") or type(error).__name__
 
 
 def _num_local_replicas(strategy: tf.distribute.Strategy) -> int:

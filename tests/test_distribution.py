@@ -190,10 +190,39 @@ def assert_equal_weights(actual, expected, paths, tolerance):
 def assert_names_the_loss(process):
     _, said = process.communicate(timeout=90)
     assert process.returncode == 2, said
-    assert re.search(
-        r"bert-tf: another worker is (probably )?gone \(.*\w+.*\w\)\. See what it", said
-    )
-    assert "gone (Graph execution error" not in said
+    found = re.search(r"bert-tf: another worker is (?:probably )?gone \((.*)\)\. See what it", said)
+    assert found and re.search(r"\w", found[1]), said
+    assert "Graph execution error" not in found[1]
+
+
+STACK = "Graph execution error:\n\nDetected at node reduce defined at (most recent call last):\n"
+
+
+@pytest.mark.parametrize(
+    "message, cause",
+    [
+        (
+            STACK + '  File "connection.py", line 3, in main\n\n'
+            "Collective ops is aborted by: Socket closed\n"
+            "Additional GRPC error information:\n:UNKNOWN:Error\n\t [[{{node reduce}}]]",
+            "Collective ops is aborted by: Socket closed",
+        ),
+        (
+            STACK + '  File "main.py", line 3\n\nThe step was cancelled.\n\t [[{{node reduce}}]]',
+            "The step was cancelled",
+        ),
+        (
+            "Collective ops is aborted by: no heartbeats of:\n/job:worker/task:1\nmore",
+            "Collective ops is aborted by: no heartbeats of: /job:worker/task:1",
+        ),
+        ("", "UnavailableError"),
+    ],
+)
+def test_the_cause_of_a_loss_is_named_without_the_stack(monkeypatch, message, cause):
+    monkeypatch.setattr(replicas, "has_several_workers", lambda: True)
+    with pytest.raises(LostWorkerError) as caught, replicas.lost_workers_named():
+        raise tf.errors.UnavailableError(None, None, message)
+    assert str(caught.value).startswith(f"another worker is gone ({cause}). See what it said")
 
 
 def test_a_lost_chief_ends_the_others_and_fewer_go_on(run, alone):
