@@ -188,7 +188,7 @@ def assert_equal_weights(actual, expected, paths, tolerance):
 
 
 def assert_names_the_loss(process):
-    _, said = process.communicate(timeout=90)
+    _, said = process.communicate(timeout=150)
     assert process.returncode == 2, said
     found = re.search(r"bert-tf: another worker is (?:probably )?gone \((.*)\)\. See what it", said)
     assert found and re.search(r"\w", found[1]), said
