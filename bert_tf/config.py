@@ -275,8 +275,7 @@ class Training(Devices, ModelUse):
     pack_examples: bool = setting(
         False,
         "Show several examples in one row of max_seq_length while training, each as if it were "
-        "alone: for fixed shapes (XLA, TPU) without work on padding. Not for run_squad and "
-        "run_multiple_choice.",
+        "alone: for fixed shapes (XLA, TPU) without work on padding. Not for run_multiple_choice.",
     )
     recompute: bool = setting(
         False,
@@ -555,7 +554,6 @@ class QuestionAnswering(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_at_least_1("doc_stride", "max_query_length", "n_best_size", "max_answer_length")
-        self._refuse_packing("the parts of a context fill their rows, there is nothing to gain")
         if self.max_seq_length < self.max_query_length + 4:
             raise InputError(
                 f"--max_seq_length={self.max_seq_length} leaves no room for a context beside a "

@@ -24,8 +24,11 @@ LENGTH_MULTIPLE = 8
 # Training sorts this many batches' worth of shuffled examples by length, so that a batch holds
 # rows of similar length while its members still change from epoch to epoch.
 SORT_WINDOW = 32
-# What is ragged and holds positions in the row, from 0 in each example.
-POSITIONS = ("word_starts",)
+# What holds positions in the row, from 0 in each example.
+POSITIONS = ("word_starts", "start_positions", "end_positions")
+# (rows, positions in them), int64 of shapes that broadcast -> the pieces that are there, int32;
+# beyond a row's end any.
+PieceAt = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # A data set hands its functions to AutoGraph, which takes most of a second before the first batch
 # and finds nothing to convert.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -148,7 +151,7 @@ def batches(
         int32 [B, longest]. What a plan fills with -1 is left out, so the last batch may be smaller.
     """
     texts = features.texts
-    row_ids = _window_ids(texts) if isinstance(texts, PackedWindows) else _text_ids(texts)
+    piece_at = _piece_at(texts)
     ragged = {name: _ragged_tensor(values) for name, values in features.ragged.items()}
     lengths = tf.constant(texts.lengths)
     segment_starts = tf.constant(texts.segment_starts)
@@ -168,7 +171,7 @@ def batches(
         mask = tf.cast(position < row_lengths[:, tf.newaxis], tf.int32)  # [R, S]
         second = tf.cast(position >= tf.gather(segment_starts, rows)[:, tf.newaxis], tf.int32)
         return {
-            "input_ids": row_ids(rows, seq_length) * mask,
+            "input_ids": piece_at(rows[:, tf.newaxis], position) * mask,
             "input_mask": mask,
             "segment_ids": second * mask,
         }
@@ -233,40 +236,46 @@ def shared_batches(features: Features, plan: np.ndarray, seq_length: int) -> tf.
     """Gathers the planned batches, several examples to a row; all shapes are fixed.
 
     Args:
-        features: the examples, each one row, of PackedTexts.
+        features: the examples, each one row.
         plan: int64 [number of batches, R, K], which examples each row has; -1 for none.
         seq_length: S, which the examples of every row fit in together.
 
     Returns:
         A dataset of dicts: ``input_ids``, ``segment_ids`` and, of ``sharing_inputs``,
         ``input_mask``, ``example_numbers``, ``positions`` int32 [R, S], ``cls_positions`` int32
-        [R, K] and ``example_weights`` float32 [R, K]; the ``labels`` [R, K, …], any where there is
-        no example; all that is ``ragged``, int32 [R, S], those of a row's examples behind each
-        other, then zeros.
+        [R, K] and ``example_weights`` float32 [R, K]; the ``labels`` [R, K, …], any that there can
+        be where there is no example; all that is ``ragged``, int32 [R, S], those of a row's
+        examples behind each other, then zeros.
     """
     texts = features.texts
-    assert isinstance(texts, PackedTexts) and features.row_splits is None
+    assert features.row_splits is None
+    piece_at, lengths = _piece_at(texts), tf.constant(texts.lengths)
     segment_starts = tf.constant(texts.segment_starts)
     labels = {name: tf.constant(values) for name, values in features.labels.items()}
-
-    def constants(ids: RaggedIds) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # One value more, so that there is one.
-        values = np.append(ids.values, np.int32(0))
-        return tf.constant(values), tf.constant(ids.row_splits[:-1]), tf.constant(ids.lengths)
-
-    pieces, starts, lengths = constants(texts.input_ids)
-    ragged = {name: constants(values) for name, values in features.ragged.items()}
+    ragged = {
+        name: (
+            tf.constant(np.append(ids.values, np.int32(0))),  # one more, so that there is one
+            tf.constant(ids.row_splits[:-1]),
+            tf.constant(ids.lengths),
+        )
+        for name, ids in features.ragged.items()
+    }
 
     @_as_written
     def gather(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         is_example = examples >= 0  # [R, K]
         examples = tf.maximum(examples, 0)
         layout = lay_out(tf.where(is_example, tf.gather(lengths, examples), 0), seq_length)
-        second = layout.within >= layout.of_examples(tf.gather(segment_starts, examples))
+        shown = layout.of_examples(examples)  # [R, S]
+        second = layout.within >= tf.gather(segment_starts, shown)
         batch = sharing_inputs(layout, is_example)
-        batch["input_ids"] = layout.values(pieces, tf.gather(starts, examples))
-        batch["segment_ids"] = tf.cast(second & layout.inside, tf.int32)
-        batch |= {name: tf.gather(values, examples) for name, values in labels.items()}
+        batch["input_ids"] = piece_at(shown, layout.within) * batch["input_mask"]
+        batch["segment_ids"] = tf.cast(second, tf.int32) * batch["input_mask"]
+        for name, values in labels.items():
+            found = tf.gather(values, examples)
+            if name in POSITIONS:
+                found = tf.where(is_example, found + tf.cast(layout.starts, tf.int32), 0)
+            batch[name] = found
         for name, (values, firsts, counts) in ragged.items():
             places = lay_out(tf.where(is_example, tf.gather(counts, examples), 0), seq_length)
             found = places.values(values, tf.gather(firsts, examples))
@@ -298,45 +307,43 @@ def _rows_of(
     return rows_of
 
 
-def _text_ids(texts: PackedTexts) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(rows int64 [R], S) -> the pieces of the rows, int32 [R, S]."""
-    ids = _ragged_tensor(texts.input_ids)
-
-    def row_ids(rows: tf.Tensor, seq_length: tf.Tensor) -> tf.Tensor:
-        return tf.gather(ids, rows).to_tensor(shape=tf.stack([-1, seq_length]))
-
-    return row_ids
+def _piece_at(texts: PackedTexts | PackedWindows) -> PieceAt:
+    return _in_windows(texts) if isinstance(texts, PackedWindows) else _in_texts(texts)
 
 
-def _window_ids(texts: PackedWindows) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """As ``_text_ids``; what is beyond a row's end is any piece."""
-    pieces = tf.constant(
-        np.concatenate([texts.questions.values, texts.contexts.values, np.zeros(1, np.int32)])
-    )  # one more, so that there is one
+def _in_texts(texts: PackedTexts) -> PieceAt:
+    value_at = _value_at(texts.input_ids.values)
+    starts = tf.constant(texts.input_ids.row_splits[:-1])
+    return lambda rows, position: value_at(tf.gather(starts, rows) + position)
+
+
+def _in_windows(texts: PackedWindows) -> PieceAt:
+    value_at = _value_at(np.concatenate([texts.questions.values, texts.contexts.values]))
     windows = texts.windows
     question_starts = tf.constant(texts.questions.row_splits[windows.questions])
-    question_lengths = tf.constant(texts.questions.lengths[windows.questions])
     context_starts = tf.constant(
         len(texts.questions.values)
         + texts.contexts.row_splits[texts.context_of[windows.questions]]
         + windows.starts
     )
+    segment_starts, lengths = tf.constant(texts.segment_starts), tf.constant(texts.lengths)
 
-    row_lengths = tf.constant(texts.lengths)
-
-    def row_ids(rows: tf.Tensor, seq_length: tf.Tensor) -> tf.Tensor:
-        position = tf.range(seq_length)[tf.newaxis]  # [1, S]
-        first, second = 1, tf.gather(question_lengths, rows)[:, tf.newaxis] + 2  # of the two texts
-        last = tf.gather(row_lengths, rows)[:, tf.newaxis] - 1  # the second [SEP]
-        in_question = tf.gather(question_starts, rows)[:, tf.newaxis] + position - first
-        in_context = tf.gather(context_starts, rows)[:, tf.newaxis] + position - second
-        place = tf.where(position < second, in_question, in_context)  # [R, S]
-        found = tf.gather(pieces, tf.clip_by_value(place, 0, tf.size(pieces, tf.int64) - 1))
-        is_sep = (position == second - 1) | (position == last)
+    def piece_at(rows: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        first, second = 1, tf.gather(segment_starts, rows)  # of the two texts
+        in_question = tf.gather(question_starts, rows) + position - first
+        in_context = tf.gather(context_starts, rows) + position - second
+        found = value_at(tf.where(position < second, in_question, in_context))
+        is_sep = (position == second - 1) | (position == tf.gather(lengths, rows) - 1)
         found = tf.where(is_sep, tf.constant(texts.sep_id), found)
         return tf.where(position == 0, tf.constant(texts.cls_id), found)
 
-    return row_ids
+    return piece_at
+
+
+def _value_at(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Places int64 -> the values there; any for places that there are not."""
+    held = tf.constant(np.append(values, np.int32(0)))  # one more, so that there is one
+    return lambda place: tf.gather(held, tf.clip_by_value(place, 0, len(values)))
 
 
 def _ragged_tensor(ids: RaggedIds) -> tf.RaggedTensor:

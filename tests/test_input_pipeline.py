@@ -348,13 +348,22 @@ def test_windows_over_contexts_equal_rows_put_together_one_by_one(fixed_length):
         strict=True,
     ):
         assert_same_batch(windows, batch)
+    plan = np.arange(8).reshape(2, 2, 2)
+    for windows, batch in zip(
+        shared_batches(Features(packed), plan, 50).as_numpy_iterator(),
+        shared_batches(Features(texts), plan, 50).as_numpy_iterator(),
+        strict=True,
+    ):
+        assert_same_batch(windows, batch)
 
 
 def test_shared_batches_equal_naive_rows(features):
     ragged = RaggedIds(np.arange(100, 100 + 46, dtype=np.int32), 2 * np.arange(24))
     starts = RaggedIds(np.tile([1, 2], 23).astype(np.int32), ragged.row_splits)
     features = dataclasses.replace(features, ragged={"label_ids": ragged, "word_starts": starts})
-    features = dataclasses.replace(features, labels={"value": np.arange(23, dtype=np.float32)})
+    numbers = np.arange(23)
+    labels = {"value": numbers.astype(np.float32), "end_positions": (numbers % 4).astype(np.int32)}
+    features = dataclasses.replace(features, labels=labels)
     lengths = features.lengths
     plan = np.array([[[3, 5, -1], [-1, -1, -1]], [[22, -1, -1], [0, 7, 9]]])
     assert lengths[[0, 7, 9]].sum() < 70
@@ -383,6 +392,9 @@ def test_shared_batches_equal_naive_rows(features):
                 np.testing.assert_array_equal(batch[name][number], values, err_msg=name)
             assert batch["cls_positions"][number, : len(row)].tolist() == begins[:-1].tolist()
             assert batch["value"][number, : len(row)].tolist() == row.tolist()
+            ends = batch["end_positions"][number]
+            assert ends.dtype == np.int32
+            assert ends.tolist() == [*(begins[:-1] + row % 4), *[0] * (3 - len(row))]
             assert batch["example_weights"][number].tolist() == [
                 float(k < len(row)) for k in range(3)
             ]

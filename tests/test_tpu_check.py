@@ -68,6 +68,7 @@ def one_layer(tmp_path):
         ("question_answering", "bfloat16", "adamw", 2),
         ("packed_classifier", "bfloat16", "adamw", 0),
         ("packed_tagger", "bfloat16", "adamw", 2),
+        ("packed_question_answering", "bfloat16", "adamw", 2),
         ("pretraining", "bfloat16", "lamb", 0),
         ("packed_pretraining", "bfloat16", "adamw", 0),
     ],

@@ -103,7 +103,7 @@ class AnswerFinder:
     Attributes:
         model: with new weights.
         loss: of its logits, float32 [B, S, 2], and a batch with ``start_positions`` and
-            ``end_positions``, int32 [B].
+            ``end_positions``, int32 [B], or [B, K] where K examples share a row.
     """
 
     def __init__(
@@ -126,8 +126,16 @@ class AnswerFinder:
 
     def _terms(self, logits: Any, batch: Batch) -> dict[str, LossTerm]:
         starts, weights = of_examples(batch, "start_positions")
+        ends, _ = of_examples(batch, "end_positions")
         mask = batch["input_mask"]
-        return {"loss": span_loss(logits, starts, batch["end_positions"], mask, weights)}
+        if "example_numbers" in batch:  # of a row's pieces, each of its examples has some
+            most = tf.shape(batch["start_positions"])[1]
+            logits, numbers = (
+                tf.repeat(of_rows, most, axis=0) for of_rows in (logits, batch["example_numbers"])
+            )  # [R * K, S, 2] and [R * K, S]
+            own = tf.tile(tf.range(1, most + 1), tf.shape(mask)[:1])
+            mask = tf.cast(numbers == own[:, tf.newaxis], tf.int32)
+        return {"loss": span_loss(logits, starts, ends, mask, weights)}
 
     def ask(
         self, questions: Sequence[str], contexts: Sequence[str], context_of: Sequence[int]

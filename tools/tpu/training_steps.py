@@ -102,12 +102,12 @@ def _tagger(config: BertConfig, sizes: Sizes, plan: np.ndarray = _PLAN) -> Case:
     return Case(learner.model, learner.loss, learner.batches(features, plan).element_spec)
 
 
-def _question_answering(config: BertConfig, sizes: Sizes) -> Case:
+def _question_answering(config: BertConfig, sizes: Sizes, plan: np.ndarray = _PLAN) -> Case:
     # Of the shortest of questions and contexts, so that any length leaves room for them.
     settings = QuestionAnswering(max_query_length=1, doc_stride=1, **sizes.settings)
     learner = AnswerFinder(settings, config, _tokenizer())
     features = learner.features(learner.ask(["a"], ["a"], [0]), [None])
-    return Case(learner.model, learner.loss, learner.batches(features, _PLAN).element_spec)
+    return Case(learner.model, learner.loss, learner.batches(features, plan).element_spec)
 
 
 def _pretraining(config: BertConfig, sizes: Sizes) -> Case:
@@ -147,6 +147,7 @@ TASKS: dict[str, Callable[[BertConfig, Sizes], Case]] = {
     "packed_classifier": functools.partial(_classifier, plan=_SHARED_PLAN),
     "packed_tagger": functools.partial(_tagger, plan=_SHARED_PLAN),
     "question_answering": _question_answering,
+    "packed_question_answering": functools.partial(_question_answering, plan=_SHARED_PLAN),
     "pretraining": _pretraining,
     "packed_pretraining": _packed_pretraining,
 }
