@@ -16,6 +16,7 @@ import tensorflow as tf
 from bert_tf import run_folder
 from bert_tf.config import BertConfig
 from bert_tf.modeling import BertModel
+from bert_tf.tasks.feature_runner import Measure
 from bert_tf.tokenization import Vocabulary
 
 Tensors = dict[str, tf.Tensor]
@@ -59,8 +60,9 @@ class ServedModel:
         settings: what the functions were made with, as resolved, by the names of the flags that
             set it, if any does; the model card has them.
         files: what else travels with it, by name.
-        measure: takes a file of labelled examples and what computes outputs of TOKENS' inputs, as
-            arrays; returns the task's metrics. None if the task has no such measure.
+        measure_on: reads a file of labelled examples, returns what takes the computation of
+            outputs of TOKENS' inputs and returns the task's metrics. None if the task has no such
+            measure.
     """
 
     task: str
@@ -71,7 +73,7 @@ class ServedModel:
     rows_of: Callable[[Tensors], Tensors]
     settings: Mapping[str, Any]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    measure: Callable[[str, Run], dict[str, float]] | None = None
+    measure_on: Callable[[str], Callable[[Run], dict[str, float]]] | None = None
 
 
 def versions(export_dir: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -97,6 +99,23 @@ def longer(value: Any, times: int) -> Any:
     if isinstance(value, list):
         return [longer(part, times) for part in value]
     return " ".join([value] * times)
+
+
+def measuring(
+    measure_on: Callable[[str], Measure], part: Callable[[Arrays], np.ndarray]
+) -> Callable[[str], Callable[[Run], dict[str, float]]]:
+    """A served model's ``measure_on``.
+
+    Args:
+        measure_on: the task's, of its model.
+        part: what the task measures by, of the outputs of TOKENS.
+    """
+
+    def on(dev_file: str) -> Callable[[Run], dict[str, float]]:
+        measure = measure_on(dev_file)
+        return lambda run: measure(lambda inputs: part(run(inputs)))
+
+    return on
 
 
 def label_file(labels: Sequence[str]) -> dict[str, str]:
