@@ -646,7 +646,7 @@ def train(
             deferred_termination() as request,
             tensorboard,
             contextlib.closing(log),
-            lost_workers_named(),
+            lost_workers_named(),  # devices_of does so too, but not every caller is inside it
             out_of_memory_explained(
                 lambda: f"training, at step {int(global_step.numpy())} of {num_train_steps}",
                 lambda: _shape_of_first(dataset_from(int(global_step.numpy()))),
