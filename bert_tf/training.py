@@ -14,7 +14,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -331,6 +331,8 @@ class Trainer(orbit.StandardTrainer):
 class TrainLog:
     """What is known of a run while it goes on: ``train_log.jsonl`` and a line of progress.
 
+    A line of the log is a JSON object of the step and its values, null if one is not finite.
+
     Args:
         path: of ``train_log.jsonl``; lines beyond the first step are those of a run that was cut
             off after its last checkpoint, and are dropped. None for neither file nor progress.
@@ -393,7 +395,7 @@ class TrainLog:
             **(evaluated or {}),
         }
         try:
-            self._file.write(json.dumps({"step": step, **logged}) + "\n")
+            self._file.write(_log_line({"step": step, **logged}))
             self._file.flush()
         except OSError as error:
             raise InputError(
@@ -418,7 +420,7 @@ class TrainLog:
     def complete(self, evaluated: dict[str, float]) -> None:
         """Adds an evaluation's values to the last line."""
         lines = self._lines()
-        lines[-1] = json.dumps({**json.loads(lines[-1]), **evaluated}) + "\n"
+        lines[-1] = _log_line({**json.loads(lines[-1]), **evaluated})
         self._file.close()
         run_folder.write_text(self._path, "".join(lines))
         self._file = self._path.open("a")
@@ -454,6 +456,15 @@ class TrainLog:
             ) from error
         if kept != lines:
             run_folder.write_text(self._path, "".join(kept))
+
+
+def _log_line(values: Mapping[str, float | None]) -> str:
+    """A line of ``train_log.jsonl``; what is not finite, which JSON does not have, is null."""
+    known = {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in values.items()
+    }
+    return json.dumps(known, allow_nan=False) + "\n"
 
 
 class LoopLength:
@@ -635,7 +646,7 @@ def train(
             deferred_termination() as request,
             tensorboard,
             contextlib.closing(log),
-            lost_workers_named(),
+            lost_workers_named(),  # devices_of does so too, but not every caller is inside it
             out_of_memory_explained(
                 lambda: f"training, at step {int(global_step.numpy())} of {num_train_steps}",
                 lambda: _shape_of_first(dataset_from(int(global_step.numpy()))),

@@ -71,7 +71,7 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, Curve]:
 
     Args:
         path: of ``train_log.jsonl``, or of the run's folder. A last line without its end is left
-            out: the run is writing it.
+            out: the run is writing it. So is a value that is null, which was not finite.
 
     Raises:
         InputError: naming the file, and the line that is not one of a log.
@@ -99,7 +99,8 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, Curve]:
             raise InputError(f"{file}:{number}: step {step:g} comes after step {last:g}")
         last = step
         for name, value in values.items():
-            points.setdefault(name, []).append((step, value))
+            if value is not None:
+                points.setdefault(name, []).append((step, value))
     if not points:
         raise InputError(f"{file}: holds no step yet")
     return {
@@ -108,7 +109,8 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, Curve]:
     }
 
 
-def _read_line(line: str, place: str) -> dict[str, float]:
+def _read_line(line: str, place: str) -> dict[str, Any]:
+    """The step, a number, and a number or None for each quantity."""
     try:
         values = json.loads(line)
     except ValueError as error:
@@ -116,7 +118,7 @@ def _read_line(line: str, place: str) -> dict[str, float]:
     if not isinstance(values, dict) or "step" not in values:
         raise InputError(f'{place}: expected an object like {{"step": 10, "loss": 0.7}}')
     for name, value in values.items():
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) and not (value is None and name != "step"):
             raise InputError(f"{place}: {name} must be a number, but is {value!r}")
     return values
 

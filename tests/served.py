@@ -53,11 +53,13 @@ def exporting(run_of, tmp_path_factory):
 
 
 def examples(inputs):
-    """The same inputs, a text or several of each example, as serialized tf.train.Example."""
+    """The same inputs, a text, several or None of each example, as serialized tf.train.Example."""
     serialized = []
     for values in zip(*inputs.values(), strict=True):
         example = tf.train.Example()
         for name, value in zip(inputs, values, strict=True):
+            if value is None:
+                continue
             texts = [value] if isinstance(value, (str, bytes)) else value
             found = example.features.feature[name].bytes_list.value
             found.extend(text.encode() if isinstance(text, str) else text for text in texts)

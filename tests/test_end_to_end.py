@@ -16,6 +16,7 @@ from forked import COMMAND, run_forked
 
 import bert_tf
 from bert_tf.checkpoint import save_checkpoint
+from bert_tf.checksum import sha256_of
 from bert_tf.cli.main import main
 from bert_tf.tasks import fine_tuning
 
@@ -280,13 +281,17 @@ def test_the_best_seed_has_the_highest_value():
     assert fine_tuning._best({5: float("nan"), 6: 0.25, 7: 0.5}) == 7
 
 
-def test_several_seeds(data_dir, model_flags, tmp_path, capsys):
+def test_several_seeds(data_dir, model_flags, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
+    read = []
+    checksum = lambda path: read.append(path) or sha256_of(path)  # noqa: E731
+    monkeypatch.setattr(fine_tuning, "sha256_of", checksum)
     command = [
         "run_classifier", "--do_train", "--do_eval", *model_flags, f"--data_dir={data_dir}",
         "--num_train_epochs=1", "--num_seeds=3", "--seed=7", f"--output_dir={folder}",
     ]  # fmt: skip
     results = json.loads(run(*command))
+    assert read == [data_dir / "train.tsv"]  # once for all seeds
     single = {
         seed: json.loads((folder / f"seed_{seed}" / "eval_results.json").read_text())
         for seed in (7, 8, 9)

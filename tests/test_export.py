@@ -84,6 +84,12 @@ def encoded(texts):
     }
 
 
+def texts_or_pairs(mixed):
+    """Inputs text and text_b, which is None of a single text."""
+    pairs = [(text, None) if isinstance(text, str) else text for text in mixed]
+    return dict(zip(("text", "text_b"), zip(*pairs, strict=True), strict=True))
+
+
 def assert_labels(found, expected):
     """A classifier's outputs are an answer of Predictor."""
     if "probabilities" not in expected:
@@ -169,6 +175,10 @@ def test_vectors(flags, runs, export):
         expected = [answer["vector"] for answer in predictor.predict(texts)]
         found = served.in_batches(encoded(texts), 3, name)
         np.testing.assert_allclose([one["vector"] for one in found], expected, atol=1e-5)
+    mixed = [*TEXTS[:3], *PAIRS, *TEXTS[3:]]
+    expected = [answer["vector"] for answer in predictor.predict(mixed)]
+    found = served.in_batches({"examples": examples(texts_or_pairs(mixed))}, 7, "examples")
+    np.testing.assert_allclose([one["vector"] for one in found], expected, atol=1e-5)
 
 
 MASKED = [
@@ -179,6 +189,7 @@ MASKED = [
 ]
 MASKED_PAIRS = [
     ("[MASK] the", "of"),
+    ("the [MASK]", ""),
     ("a", "[MASK][MASK]"),
     ("the [MASK]", "ée [MASK] b"),
     ("", "[MASK]"),
@@ -188,12 +199,15 @@ MASKED_PAIRS = [
 def test_masks(runs, export):
     predictor = bert_tf.Predictor.load(runs["pretraining"], top_k=3)
     served = export("pretraining", "--top_k=3")
-    for texts, name in ((MASKED, "serving_default"), (MASKED_PAIRS, "pairs")):
+    mixed = [*MASKED[:2], *MASKED_PAIRS, *MASKED[2:]]
+    for inputs, texts, name in (
+        (encoded(MASKED), MASKED, "serving_default"),
+        (encoded(MASKED_PAIRS), MASKED_PAIRS, "pairs"),
+        ({"examples": examples(texts_or_pairs(mixed))}, mixed, "examples"),
+    ):
         expected = predictor.predict(texts)
         for size in (1, 4):
-            for found, answer in zip(
-                served.in_batches(encoded(texts), size, name), expected, strict=True
-            ):
+            for found, answer in zip(served.in_batches(inputs, size, name), expected, strict=True):
                 count = len(answer["masks"])
                 assert (found["position"][count:] == -1).all()
                 for number, mask in enumerate(answer["masks"]):
@@ -207,12 +221,18 @@ def test_masks(runs, export):
                         [prediction["score"] for prediction in mask["predictions"]],
                         atol=1e-5,
                     )
-                if name == "pairs":
+                if name != "serving_default":
                     np.testing.assert_allclose(
                         found["next_sentence_probability"],
-                        answer["next_sentence_probability"],
+                        answer.get("next_sentence_probability", -1),
                         atol=1e-5,
                     )
+
+
+def test_an_example_with_several_second_texts(export):
+    serialized = examples({"text": ["a", "b"], "text_b": [["c", "d"], ["e"]]})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="text_b: more than one value"):
+        export("pretraining", "--top_k=3")("examples", examples=serialized)
 
 
 def test_masks_that_are_cut_away(runs, export):

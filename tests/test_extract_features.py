@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from file_server import full_disk
 
 from bert_tf import Predictor
 from bert_tf.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_tensors
@@ -22,7 +23,7 @@ from bert_tf.heads import BertPretrainer
 from bert_tf.modeling import BertModel
 from bert_tf.tasks import feature_extraction
 from bert_tf.tasks.feature_extraction import LinesInOrder, read_text, record
-from bert_tf.tasks.text_encoder import pool
+from bert_tf.tasks.text_encoder import TextEncoder, pool
 from bert_tf.tokenization import FullTokenizer
 
 LONGEST = 13  # --max_seq_length; no multiple of what rows are padded to
@@ -302,6 +303,32 @@ def test_what_is_cut_off_leaves_nothing(extract, tmp_path, monkeypatch, capsys, 
     message = {2: "out.jsonl: cannot write it: No space left", 130: "was interrupted"}[status]
     assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
+
+
+@pytest.mark.parametrize("reserves", [True, False])  # not every system can
+def test_a_full_disk_is_said_and_leaves_nothing(extract, tmp_path, monkeypatch, capsys, reserves):
+    if not reserves:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    elif not hasattr(os, "posix_fallocate"):
+        pytest.skip("this system reserves no room")
+    size = 128 + len(LINES) * 20 * 4  # the header's, and float32 vectors
+    batches = []
+    by_batch = TextEncoder.by_batch
+    monkeypatch.setattr(
+        TextEncoder,
+        "by_batch",
+        lambda *arguments: map(lambda batch: batches.append(batch) or batch, by_batch(*arguments)),
+    )
+    with full_disk(size - 1):
+        status, _ = extract("--pooling=mean", "--batch_size=2", name="out.npy")
+    assert status == 2
+    assert "/out.npy: cannot write it: File too large" in capsys.readouterr().err
+    assert bool(batches) is not reserves
+    assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
+    with full_disk(size):
+        status, path = extract("--pooling=mean", "--batch_size=2", name="out.npy")
+    assert status == 0
+    assert path.stat().st_size == size
 
 
 # --- Predictor ----------------------------------------------------------------------------------

@@ -274,7 +274,7 @@ def test_the_words_of_a_sentence_of_several_rows_keep_their_order(run_of, tmp_pa
         firsts = np.take_along_axis(inputs["input_ids"], inputs["word_starts"], axis=1)
         return np.where(firsts % 2, TAGS.index("O"), TAGS.index("B-LOC"))
 
-    metrics = tagging.measure(tagger, str(tmp_path / "dev.txt"), label_ids_of)
+    metrics = tagging.measure_on(tagger, str(tmp_path / "dev.txt"))(label_ids_of)
     assert metrics["accuracy"] == pytest.approx(np.mean(right))
 
 
@@ -328,13 +328,42 @@ def test_questions_without_answers_are_not_measured(run_of, tmp_path):
     (tmp_path / "dev.json").write_text(json.dumps({"version": "1.1", "data": data}))
     finder = question_answering.load(run_of("answers there always are"))
     with pytest.raises(InputError, match="1 questions have no answers: 7; leave them out"):
-        question_answering.measure(finder, str(tmp_path / "dev.json"), lambda inputs: inputs)
+        question_answering.measure_on(finder, str(tmp_path / "dev.json"))
 
 
 def test_what_has_no_metrics_is_not_measured(run_of, tmp_path, capsys):
     flags = ["--runtime=litert", "--dev_file=dev.tsv", f"--export_dir={tmp_path}"]
     assert main(["export", f"--model_dir={run_of('fill_mask')}", *flags]) == 2
     assert "--dev_file: there are no metrics of fill_mask, only of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "says"),
+    [
+        ("classification", None, "dev.tsv"),
+        ("classification", b"text\tstars\na\tbad\n", "label"),
+        ("classification", b"text\tlabel\na\tworse\n", "worse"),
+        ("classification", b"text\tlabel\n\xff\tbad\n", "UTF-8"),
+        ("tagging", b"a B-RIVER\n", "B-RIVER"),
+        ("multiple_choice", b"text,choice_0\n", "dev.tsv"),
+        ("question_answering", b"[]", "dev.tsv"),
+    ],
+)
+def test_a_wrong_file_is_found_before_the_conversion(
+    kind, content, says, run_of, tmp_path, monkeypatch
+):
+    written = []
+    monkeypatch.setattr(litert, "write", lambda *arguments: written.append(arguments))
+    if content is not None:
+        (tmp_path / "dev.tsv").write_bytes(content)
+    settings = Export(
+        model_dir="-", export_dir="-", runtime="litert", dev_file=str(tmp_path / "dev.tsv")
+    )
+    served = EXPORTERS[kind](run_of(kind), settings)
+    with pytest.raises(InputError, match=re.escape(says)) as caught:
+        other_runtimes.convert(served, settings, tmp_path)
+    assert str(tmp_path / "dev.tsv") in str(caught.value)
+    assert not written
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 import signal
 
@@ -711,6 +712,15 @@ def test_a_run_can_start_from_another_runs_step(tiny_config, tmp_path, caplog):
         train_tiny(tiny_config, second, last=2, **begin())
 
 
+def strictly_read(log):
+    """The lines of a log, read by what takes no NaN, as JSON has none."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in log.read_text().splitlines()]
+
+
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
 def test_a_run_that_diverges_ends_before_it_replaces_its_last_good_state(
     tiny_config, tmp_path, spoilt
@@ -719,7 +729,7 @@ def test_a_run_that_diverges_ends_before_it_replaces_its_last_good_state(
 
     def evaluate():
         model.cls.seq_relationship.output_bias.assign([spoilt, 0.0])
-        return {}
+        return {"eval_loss": spoilt, "eval_accuracy": 0.5}
 
     step = TrainStep(model, create_optimizer(0.01, 10, 2), pretraining_loss, seed=3)
     with pytest.raises(InputError, match=r"diverged: \w+ is (nan|inf) at step 4"):
@@ -728,7 +738,9 @@ def test_a_run_that_diverges_ends_before_it_replaces_its_last_good_state(
             num_train_steps=8, examples_per_step=6, log_steps=2, save_checkpoints_steps=1,
             evaluate=evaluate, eval_steps=3,
         )  # fmt: skip
-    assert [line["step"] for line in read_log(tmp_path)] == [2, 3]
+    log = strictly_read(tmp_path / "train_log.jsonl")
+    assert [line["step"] for line in log] == [2, 3]
+    assert (log[1]["eval_loss"], log[1]["eval_accuracy"]) == (None, 0.5)
     saved = tf.train.latest_checkpoint(tmp_path / "resume")
     assert saved.endswith("ckpt-3")
 
@@ -787,6 +799,19 @@ def test_a_log_line_that_was_cut_off_is_dropped(tmp_path):
         path.write_text("".join(lines) + torn)
         TrainLog(path, 4, 8, 3, 2).close()
         assert path.read_text() == "".join(lines[:2])
+
+
+def test_an_evaluation_that_is_made_up_for_is_null_if_it_is_no_number(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    path.write_text('{"step": 2, "loss": 1.0, "eval_loss": null}\n{"step": 4, "loss": 0.5}\n')
+    log = TrainLog(path, 4, 8, 3, 2)
+    assert log.lacks(4, ["loss"])
+    log.complete({"eval_loss": math.nan, "eval_f1": -math.inf, "eval_accuracy": 0.75})
+    log.close()
+    assert strictly_read(path) == [
+        {"step": 2, "loss": 1.0, "eval_loss": None},
+        {"step": 4, "loss": 0.5, "eval_loss": None, "eval_f1": None, "eval_accuracy": 0.75},
+    ]
 
 
 def test_an_evaluation_is_logged_at_its_steps_and_at_the_end(tiny_config, tmp_path):

@@ -36,12 +36,14 @@ def write_log(folder, num_lines=60, **more):
 def test_a_log_is_read_curve_by_curve(tmp_path):
     folder = write_log(tmp_path / "run")
     with (folder / "train_log.jsonl").open("a") as file:
+        file.write('{"step": 303, "loss": null, "eval_f1": null, "eval_loss": null}\n')
         file.write('{"step": 305, "lo')  # the run is at it
     curves = read_log(folder)
     assert set(curves["loss"].steps) == set(range(5, 301, 5))
     np.testing.assert_allclose(curves["loss"].values, 9 / np.arange(5, 301, 5))
     assert curves["eval_f1"].steps.tolist() == [50, 100, 150, 200, 250, 300]
     assert curves["eval_f1"].values.tolist() == [0.75] * 6
+    assert "eval_loss" not in curves  # it was never finite
     assert read_log(folder / "train_log.jsonl").keys() == curves.keys()
 
 
@@ -52,6 +54,7 @@ def test_a_log_is_read_curve_by_curve(tmp_path):
         ('{"step": 1, "loss": 2}\n[3]\n', "train_log.jsonl:2: expected an object like"),
         ('{"loss": 2}\n', "train_log.jsonl:1: expected an object like"),
         ('{"step": 1, "loss": "2"}\n', "train_log.jsonl:1: loss must be a number, but is '2'"),
+        ('{"step": null, "loss": 2}\n', "train_log.jsonl:1: step must be a number, but is None"),
         ('{"step": 3, "loss": 2}\n' * 2, "train_log.jsonl:2: step 3 comes after step 3"),
         ('{"step": 1}\n', "train_log.jsonl: holds no step yet"),
         ("", "train_log.jsonl: holds no step yet"),

@@ -3,6 +3,7 @@
 Axes: B questions, R rows of all questions, S = seq_length, K = top_k.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -21,6 +22,7 @@ from bert_tf.export.served_model import (
     ServedModel,
     Signature,
     Tensors,
+    measuring,
     merge_projections,
     rows,
     texts,
@@ -70,9 +72,7 @@ def served(model: pathlib.Path | ModelFiles, settings: Export, *, top_k: int = 5
         rows_of=answers.rows_of,
         settings=answers.settings,
         files=files,
-        measure=lambda dev_file, run: question_answering.measure(
-            finder, dev_file, lambda inputs: _logits(run(inputs))
-        ),
+        measure_on=measuring(functools.partial(question_answering.measure_on, finder), _logits),
     )
 
 

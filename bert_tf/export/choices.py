@@ -3,6 +3,7 @@
 Axes: B questions, C = most choices of a question, S = seq_length.
 """
 
+import functools
 import pathlib
 
 import tensorflow as tf
@@ -14,6 +15,7 @@ from bert_tf.export.served_model import (
     ServedModel,
     Signature,
     Tensors,
+    measuring,
     merge_projections,
     rows,
 )
@@ -88,7 +90,8 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             "max_seq_length": scorer.settings.max_seq_length,
             "do_lower_case": scorer.tokenizer.do_lower_case,
         },
-        measure=lambda dev_file, run: multiple_choice.measure(
-            scorer, dev_file, lambda inputs: run(inputs)["probabilities"]
+        measure_on=measuring(
+            functools.partial(multiple_choice.measure_on, scorer),
+            lambda outputs: outputs["probabilities"],
         ),
     )

@@ -3,6 +3,7 @@
 Axes: B texts, S = seq_length, C = windows of a text, L = num_labels, M = most labels of a text.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -19,6 +20,7 @@ from bert_tf.export.served_model import (
     Signature,
     Tensors,
     label_file,
+    measuring,
     merge_projections,
     rows,
     texts,
@@ -56,8 +58,9 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
         rows_of=answers.rows_of,
         settings=answers.settings,
         files=label_file(classifier.labels),
-        measure=lambda dev_file, run: classification.measure(
-            classifier, dev_file, lambda inputs: _logits(run(inputs), classifier.task_type)
+        measure_on=measuring(
+            functools.partial(classification.measure_on, classifier),
+            lambda outputs: _logits(outputs, classifier.task_type),
         ),
     )
 

@@ -40,6 +40,7 @@ def served(
     [B, M, K] and their ``scores``; of a pair also ``in`` [B, M], which text it is in, and
     ``next_sentence_probability`` [B]. Where a text has fewer masks, and where it is too long and
     the mask is cut away, the pieces are ``""`` and the scores 0; without a mask, position is -1.
+    Of a single text among pairs, ``next_sentence_probability`` is -1.
     """
     pretrained = load_pretrained(model, do_lower_case, **settings.changes())
     pretrained.check_top_k(top_k)
@@ -100,10 +101,15 @@ class _MaskAnswers:
         return {name: answers[name] for name in ("position", "pieces", "scores")}
 
     def of_pairs(self, inputs: Tensors) -> Tensors:
-        """From strings [B] ``text`` and ``text_b``."""
+        """From strings [B] ``text`` and ``text_b``, and bool [B] ``is_pair``."""
+        is_pair = inputs.get("is_pair")
         encoded = [self._encode(inputs[name]) for name in ("text", "text_b")]
-        found = self._rows.of_pairs(*(text.pieces for text in encoded))
+        text_a, text_b = (text.pieces for text in encoded)
+        found = self._rows.of_pairs(text_a, text_b, is_pair)
         answers = self._of_masks(found, encoded)
+        if is_pair is not None and "next_sentence_probability" in answers:
+            follows = tf.where(is_pair, answers["next_sentence_probability"], -1.0)
+            answers["next_sentence_probability"] = follows
         names = [
             positions.with_values(tf.fill(tf.shape(positions.values), name))
             for name, (_, positions) in zip(("text", "text_b"), encoded, strict=True)

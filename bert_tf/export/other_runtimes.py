@@ -114,11 +114,7 @@ def convert(
         InputError: if the runtime cannot hold the model, or what was converted does not say what
             the model says.
     """
-    if settings.dev_file is not None and served.measure is None:
-        raise InputError(
-            f"--dev_file: there are no metrics of {served.task}, only of classification, tagging, "
-            "multiple_choice and question_answering; leave it out"
-        )
+    measure = _measure(served, settings)  # a wrong file is found before the conversion's minutes
     runtime = _RUNTIMES[settings.runtime]
     module, traced = saveable({TOKENS: numbers(served)}, None)  # the module keeps the weights alive
     path = folder / runtime.FILE
@@ -132,7 +128,7 @@ def convert(
             outputs: Arrays = converted(inputs)
         return outputs
 
-    return traced, compare(served, traced[TOKENS], run, path, settings)
+    return traced, compare(served, traced[TOKENS], run, path, settings, measure)
 
 
 @contextlib.contextmanager
@@ -163,8 +159,29 @@ def _explained(doing: str, served: ServedModel, settings: Export) -> Iterator[No
         ) from error
 
 
+def _measure(served: ServedModel, settings: Export) -> Callable[[Run], dict[str, float]] | None:
+    """What measures on the examples that are given, if any.
+
+    Raises:
+        InputError: if they cannot be read, or the task has no metrics.
+    """
+    if settings.dev_file is None:
+        return None
+    if served.measure_on is None:
+        raise InputError(
+            f"--dev_file: there are no metrics of {served.task}, only of classification, tagging, "
+            "multiple_choice and question_answering; leave it out"
+        )
+    return served.measure_on(settings.dev_file)
+
+
 def compare(
-    served: ServedModel, function: Any, run: Run, path: pathlib.Path, settings: Export
+    served: ServedModel,
+    function: Any,
+    run: Run,
+    path: pathlib.Path,
+    settings: Export,
+    measure: Callable[[Run], dict[str, float]] | None = None,
 ) -> Report:
     """Runs a converted model beside the one that it was made of.
 
@@ -174,6 +191,7 @@ def compare(
         run: the converted one.
         path: its file.
         settings: of the export.
+        measure: for the metrics of both.
 
     Raises:
         InputError: if they do not say the same, as nearly as the precision allows.
@@ -205,7 +223,7 @@ def compare(
         differences[name] = _difference(what, name, converted, original, precision)
     size = path.stat().st_size
     weights = sum(4 * int(np.prod(variable.shape)) for variable in function.variables)
-    metrics, expected_metrics = (_measured(served, one, settings) for one in (run, exact))
+    metrics, expected_metrics = (measure(one) if measure else {} for one in (run, exact))
     return Report(
         size,
         size / weights,
@@ -240,13 +258,6 @@ def _difference(
             f"its size, more than {most:.2g} for {precision}; nothing is written"
         )
     return largest
-
-
-def _measured(served: ServedModel, run: Run, settings: Export) -> dict[str, float]:
-    """The metrics of the examples that are given, if any."""
-    if settings.dev_file is None or served.measure is None:
-        return {}
-    return served.measure(settings.dev_file, run)
 
 
 def write_report(report: Report, folder: pathlib.Path) -> None:

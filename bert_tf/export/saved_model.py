@@ -18,9 +18,11 @@ from bert_tf.export.served_model import (
     DEFAULT,
     EXAMPLES,
     EXTRA,
+    PAIRS,
     ServedModel,
     Signature,
     of_examples,
+    of_examples_or_pairs,
     saveable,
     trace,
     versions,
@@ -113,11 +115,12 @@ def write_saved_model(
         InputError: if there is no room for it, or no right to write.
     """
     module, traced = saveable(served.signatures, batch_size)
-    # It calls the other, whose graph is there once.
-    default = Signature(
-        served.signatures[DEFAULT].inputs, lambda inputs: dict(traced[DEFAULT](**inputs))
-    )
-    traced[EXAMPLES] = trace(of_examples(default), batch_size)
+    if PAIRS in served.signatures:
+        examples = of_examples_or_pairs(served.signatures[PAIRS])
+    else:  # it calls the other, whose graph is there once
+        default = served.signatures[DEFAULT].inputs
+        examples = of_examples(Signature(default, lambda inputs: dict(traced[DEFAULT](**inputs))))
+    traced[EXAMPLES] = trace(examples, batch_size)
     save(module, folder, traced)
     extra = folder / EXTRA
     extra.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 What a task exports is a ServedModel: named functions and what goes with them. They become the
 signatures of a SavedModel, with one more, ``examples``, made from the first: it takes the same
-texts as serialized ``tf.train.Example``.
+texts as serialized ``tf.train.Example``, and pairs beside single texts where PAIRS takes some.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import tensorflow as tf
 from bert_tf import run_folder
 from bert_tf.config import BertConfig
 from bert_tf.modeling import BertModel
+from bert_tf.tasks.feature_runner import Measure
 from bert_tf.tokenization import Vocabulary
 
 Tensors = dict[str, tf.Tensor]
@@ -51,15 +52,17 @@ class ServedModel:
         task: of those of Predictor.
         config: the model's architecture.
         vocabulary: its word pieces.
-        signatures: by name; DEFAULT takes texts.
+        signatures: by name; DEFAULT takes texts. The function of PAIRS also takes ``is_pair``,
+            bool [B], which examples are pairs (default: all); the others' ``text_b`` is ``""``.
         sample: for some of them, what a request may hold: for each input one example's value. The
             requests that warm a server up are made of it, and what conversions are tried on.
         rows_of: takes the inputs of DEFAULT, returns those of TOKENS that show them.
         settings: what the functions were made with, as resolved, by the names of the flags that
             set it, if any does; the model card has them.
         files: what else travels with it, by name.
-        measure: takes a file of labelled examples and what computes outputs of TOKENS' inputs, as
-            arrays; returns the task's metrics. None if the task has no such measure.
+        measure_on: reads a file of labelled examples, returns what takes the computation of
+            outputs of TOKENS' inputs and returns the task's metrics. None if the task has no such
+            measure.
     """
 
     task: str
@@ -70,7 +73,7 @@ class ServedModel:
     rows_of: Callable[[Tensors], Tensors]
     settings: Mapping[str, Any]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    measure: Callable[[str, Run], dict[str, float]] | None = None
+    measure_on: Callable[[str], Callable[[Run], dict[str, float]]] | None = None
 
 
 def versions(export_dir: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -96,6 +99,23 @@ def longer(value: Any, times: int) -> Any:
     if isinstance(value, list):
         return [longer(part, times) for part in value]
     return " ".join([value] * times)
+
+
+def measuring(
+    measure_on: Callable[[str], Measure], part: Callable[[Arrays], np.ndarray]
+) -> Callable[[str], Callable[[Run], dict[str, float]]]:
+    """A served model's ``measure_on``.
+
+    Args:
+        measure_on: the task's, of its model.
+        part: what the task measures by, of the outputs of TOKENS.
+    """
+
+    def on(dev_file: str) -> Callable[[Run], dict[str, float]]:
+        measure = measure_on(dev_file)
+        return lambda run: measure(lambda inputs: part(run(inputs)))
+
+    return on
 
 
 def label_file(labels: Sequence[str]) -> dict[str, str]:
@@ -145,7 +165,10 @@ def trace(signature: Signature, batch_size: int | None) -> Any:
 
 
 def of_examples(signature: Signature) -> Signature:
-    """The same on serialized ``tf.train.Example`` that have its inputs as features."""
+    """The same on serialized ``tf.train.Example`` that have its inputs as features.
+
+    Each must have all of them; a list may be empty.
+    """
     features = {
         name: tf.io.FixedLenFeature([], spec.dtype)
         if spec.shape.rank == 1
@@ -155,5 +178,26 @@ def of_examples(signature: Signature) -> Signature:
 
     def function(inputs: Tensors) -> Tensors:
         return signature.function(tf.io.parse_example(inputs[EXAMPLES], features))
+
+    return Signature(texts(EXAMPLES), function)
+
+
+def of_examples_or_pairs(pairs: Signature) -> Signature:
+    """What PAIRS says of serialized ``tf.train.Example``, where ``text_b`` may be missing.
+
+    One without it is a single text. One with ``""`` is a pair, as it is for PAIRS.
+    """
+    features = {
+        "text": tf.io.FixedLenFeature([], tf.string),
+        "text_b": tf.io.RaggedFeature(tf.string),
+    }
+
+    def function(inputs: Tensors) -> Tensors:
+        parsed = tf.io.parse_example(inputs[EXAMPLES], features)
+        counts = parsed["text_b"].row_lengths()
+        tf.debugging.assert_less_equal(counts, tf.ones_like(counts), "text_b: more than one value")
+        second = parsed["text_b"].to_tensor("", shape=[None, 1])[:, 0]
+        second = tf.ensure_shape(second, parsed["text"].shape)
+        return pairs.function({"text": parsed["text"], "text_b": second, "is_pair": counts > 0})
 
     return Signature(texts(EXAMPLES), function)

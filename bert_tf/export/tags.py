@@ -4,6 +4,7 @@ Axes: B texts, W = most words of a text, E = most entities of a text, N = words 
 seq_length, L = num_labels.
 """
 
+import functools
 import pathlib
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from bert_tf.export.served_model import (
     Signature,
     Tensors,
     label_file,
+    measuring,
     merge_projections,
     rows,
     texts,
@@ -63,8 +65,8 @@ def served(model: pathlib.Path | ModelFiles, settings: Export) -> ServedModel:
             "tag_scheme": "iob2" if tagger.has_entities else "none",
         },
         files=label_file(tagger.labels),
-        measure=lambda dev_file, run: tagging.measure(
-            tagger, dev_file, lambda inputs: run(inputs)["label_ids"]
+        measure_on=measuring(
+            functools.partial(tagging.measure_on, tagger), lambda outputs: outputs["label_ids"]
         ),
     )
 

@@ -58,7 +58,7 @@ def served(
 
     def of_pairs(inputs: Tensors) -> Tensors:
         text_a, text_b = (tokenizer.tokenize(inputs[name]) for name in ("text", "text_b"))
-        # As in the original, a pair needs pieces in its second text.
+        # As in the original, a pair needs pieces in its second text; is_pair says no more.
         found = builder.of_pairs(text_a, text_b, text_b.row_lengths() > 0)
         return of_rows(found._asdict())
 

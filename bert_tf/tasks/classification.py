@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from bert_tf.tasks.classification_data import (
     read_examples,
     read_label_file,
 )
-from bert_tf.tasks.feature_runner import outputs_by
+from bert_tf.tasks.feature_runner import Measure, OutputsOf, outputs_by
 from bert_tf.tasks.glue import find_task
 from bert_tf.tasks.label_errors import write_views
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
@@ -68,28 +67,32 @@ def takes_pairs(classifier: TextClassifier) -> bool:
     return _find_task(classifier.settings).has_pairs
 
 
-def measure(
-    classifier: TextClassifier,
-    dev_file: str,
-    logits_of: Callable[[dict[str, np.ndarray]], np.ndarray],
-) -> dict[str, float]:
-    """The task's metrics on labelled examples, by logits that something else computes.
+def measure_on(classifier: TextClassifier, dev_file: str) -> Measure:
+    """Reads labelled examples, for the task's metrics by logits that something else computes.
 
     Args:
         classifier: whose inputs and labels they are.
         dev_file: in the form of the task's dev files.
-        logits_of: takes the model's inputs, int32 [B, S] or [B, C, S] each, returns float32 [B, L].
+
+    Returns:
+        A function of ``logits_of``, which takes the model's inputs, int32 [B, S] or [B, C, S] each,
+        and returns float32 [B, L]: the metrics by name. It raises an InputError if what is computed
+        are no numbers.
 
     Raises:
-        InputError: if the file cannot be read as that, or what is computed are no numbers.
+        InputError: if the file cannot be read as that.
     """
     task = _find_task(classifier.settings)
     examples = read_examples(task, dev_file, classifier.labels, split="dev")
     features = classifier.features(examples.text_a, examples.text_b)
     batch_size = classifier.settings.eval_batch_size
-    logits = np.stack(outputs_by(logits_of, classifier.batches, features, batch_size))
-    assert examples.labels is not None
-    return classification_metrics(task.task_type, task.metrics, logits, examples.labels)
+
+    def measure(logits_of: OutputsOf) -> dict[str, float]:
+        logits = np.stack(outputs_by(logits_of, classifier.batches, features, batch_size))
+        assert examples.labels is not None
+        return classification_metrics(task.task_type, task.metrics, logits, examples.labels)
+
+    return measure
 
 
 @dataclasses.dataclass(frozen=True)

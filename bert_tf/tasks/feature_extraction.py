@@ -7,6 +7,7 @@ Axes: n = number of lines, S = pieces of a row, K = number of layers, H = hidden
 
 import json
 import logging
+import os
 import pathlib
 import re
 import tempfile
@@ -143,10 +144,18 @@ def _write_lines(
 def _write_vectors(
     path: pathlib.Path, encoder: TextEncoder, features: Features, batch_size: int
 ) -> None:
-    vectors = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(len(features), encoder.vector_size)
-    )
+    """Not through a map of the file: on a full disk the process would die of a signal."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(np.float32))
+    shape = (len(features), encoder.vector_size)
     plan = evaluation_plan(features.lengths, batch_size)
-    for rows, values in encoder.by_batch(features, plan, "extracting"):
-        vectors[rows] = values
-    vectors.flush()
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": descr, "fortran_order": False, "shape": shape}
+        )
+        start, row_size = file.tell(), encoder.vector_size * np.float32().nbytes
+        if hasattr(os, "posix_fallocate"):  # better no room now than after the work
+            os.posix_fallocate(file.fileno(), 0, start + len(features) * row_size)
+        for rows, values in encoder.by_batch(features, plan, "extracting"):
+            for row, vector in zip(rows.tolist(), values.astype(np.float32), strict=True):
+                file.seek(start + row * row_size)
+                file.write(vector.tobytes())

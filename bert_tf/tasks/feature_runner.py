@@ -22,6 +22,11 @@ from bert_tf.losses import Loss
 from bert_tf.metrics import check_finite
 from bert_tf.training import Evaluation, Evaluator
 
+# Takes a model's inputs by name, as in a batch, returns its outputs, [B, …].
+OutputsOf = Callable[[dict[str, np.ndarray]], np.ndarray]
+# Takes what computes a model's outputs, returns the metrics by name of examples that were read.
+Measure = Callable[[OutputsOf], dict[str, float]]
+
 
 class FeatureRunner:
     """Runs a model on features.
@@ -75,7 +80,7 @@ class FeatureRunner:
 
 
 def outputs_by(
-    run: Callable[[dict[str, np.ndarray]], np.ndarray],
+    run: OutputsOf,
     batches_of: Callable[[Features, np.ndarray], tf.data.Dataset],
     features: Features,
     batch_size: int,
@@ -83,7 +88,7 @@ def outputs_by(
     """The outputs for each example of what runs a learner's model elsewhere.
 
     Args:
-        run: takes the model's inputs by name, as in a batch, returns [B, …].
+        run: what runs it.
         batches_of: of the learner, given features and a plan.
         features: the examples, without labels.
         batch_size: B.

@@ -187,9 +187,10 @@ def _train_and_use(task: Task) -> dict[str, float]:
     refuse_results_of_another_model(settings, {run_folder.EVAL_RESULTS, *task.result_files})
     one_run = _TrainingRun(task)  # whatever it cannot do, it says before the folder is touched
     with _claim(task) as folder:
+        inputs = task.inputs if is_chief() else None  # of all seeds: the file is read whole for it
         if settings.num_seeds == 1:
-            return one_run(folder)
-        return _run_seeds(task, one_run, folder)
+            return one_run(folder, inputs)
+        return _run_seeds(task, one_run, folder, inputs)
 
 
 def _results(task: Task) -> tuple[str, ...]:
@@ -250,8 +251,13 @@ class _TrainingRun:
         )
         check_shares(self.step, settings.train_batch_size, self.plan.shape[1], xla=settings.xla)
 
-    def __call__(self, folder: pathlib.Path) -> dict[str, float]:
-        """Trains, saves, evaluates and predicts into a claimed folder."""
+    def __call__(self, folder: pathlib.Path, inputs: dict[str, Any] | None) -> dict[str, float]:
+        """Trains, saves, evaluates and predicts.
+
+        Args:
+            folder: claimed.
+            inputs: the task's, which the chief remembers there; None on other workers.
+        """
         task, settings, learner, lesson = self.task, self.task.settings, self.learner, self.lesson
 
         def evaluate() -> dict[str, float]:
@@ -265,8 +271,8 @@ class _TrainingRun:
                 lower_is_better=False,
             )
 
-        if is_chief():
-            run_folder.remember_inputs(folder, task.inputs)
+        if inputs is not None:
+            run_folder.remember_inputs(folder, inputs)
         log.info("%s", self.report)
         log.info(
             "training on %d examples for %d steps of %d; %s",
@@ -346,8 +352,17 @@ def _use(
     return results
 
 
-def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dict[str, float]:
-    """One run per seed in a folder of its own; the best one's model becomes this folder's."""
+def _run_seeds(
+    task: Task, first_run: _TrainingRun, folder: pathlib.Path, inputs: dict[str, Any] | None
+) -> dict[str, float]:
+    """One run per seed in a folder of its own; the best one's model becomes this folder's.
+
+    Args:
+        task: of all seeds.
+        first_run: that of the first seed, ready to start.
+        folder: claimed.
+        inputs: as for ``first_run``.
+    """
     settings = task.settings
     runs: dict[int, dict[str, float]] = {}
     for seed in range(settings.seed, settings.seed + settings.num_seeds):
@@ -359,15 +374,15 @@ def _run_seeds(task: Task, first_run: _TrainingRun, folder: pathlib.Path) -> dic
             ),
         )
         if all((path / name).exists() for name in _results(task_of_seed)):
-            if is_chief():
-                run_folder.remember_inputs(path, task_of_seed.inputs)
+            if inputs is not None:
+                run_folder.remember_inputs(path, inputs)
             log.info("seed %d is finished already", seed)
             runs[seed] = json.loads((path / run_folder.EVAL_RESULTS).read_text())
             continue
         log.info("seed %d", seed)
         one_run = first_run if seed == settings.seed else _TrainingRun(task_of_seed)
         with _claim(task_of_seed) as seed_folder:
-            runs[seed] = one_run(seed_folder)
+            runs[seed] = one_run(seed_folder, inputs)
     if not is_chief():
         return {}
     best = _best({seed: values[task.deciding] for seed, values in runs.items()})

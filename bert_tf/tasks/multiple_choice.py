@@ -8,7 +8,7 @@ Axes: B = batch_size, C = choices of a question, S = seq_length.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from bert_tf.metrics import classification_metrics
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.choice_data import Questions, read_questions, split_names
 from bert_tf.tasks.choice_scorer import ChoiceScorer
-from bert_tf.tasks.feature_runner import outputs_by
+from bert_tf.tasks.feature_runner import Measure, OutputsOf, outputs_by
 from bert_tf.tasks.label_errors import single_calibration, wrong_labels
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.split_files import find_split_file
@@ -57,28 +57,31 @@ def load(
     return scorer
 
 
-def measure(
-    scorer: ChoiceScorer,
-    dev_file: str,
-    scores_of: Callable[[dict[str, np.ndarray]], np.ndarray],
-) -> dict[str, float]:
-    """The task's metrics on questions with labels, by scores that something else computes.
+def measure_on(scorer: ChoiceScorer, dev_file: str) -> Measure:
+    """Reads questions with labels, for the task's metrics by scores that something else computes.
 
     Args:
         scorer: whose inputs they are.
         dev_file: in the form of the task's dev files.
-        scores_of: takes the model's inputs, int32 [B, C, S] each, returns float32 [B, C]: logits,
-            or what ranks as they do.
+
+    Returns:
+        A function of ``scores_of``, which takes the model's inputs, int32 [B, C, S] each, and
+        returns float32 [B, C], logits or what ranks as they do: the metrics by name. It raises an
+        InputError if what is computed are no numbers.
 
     Raises:
-        InputError: if the file cannot be read as that, or what is computed are no numbers.
+        InputError: if the file cannot be read as that.
     """
     questions = read_questions(dev_file)
     features = scorer.features(questions.items)
     batch_size = scorer.settings.eval_batch_size
-    scores = np.stack(outputs_by(scores_of, scorer.batches, features, batch_size))
-    assert questions.labels is not None
-    return classification_metrics("single_label", ("accuracy",), scores, questions.labels)
+
+    def measure(scores_of: OutputsOf) -> dict[str, float]:
+        scores = np.stack(outputs_by(scores_of, scorer.batches, features, batch_size))
+        assert questions.labels is not None
+        return classification_metrics("single_label", ("accuracy",), scores, questions.labels)
+
+    return measure
 
 
 @dataclasses.dataclass(frozen=True)

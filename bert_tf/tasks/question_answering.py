@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,19 @@ from bert_tf.config import ModelFiles, QuestionAnswering
 from bert_tf.errors import InputError, listed
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.answer_finder import AnswerFinder, Asked, question_losses
-from bert_tf.tasks.feature_runner import outputs_by
+from bert_tf.tasks.feature_runner import Measure, OutputsOf, outputs_by
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
 COMMAND = "run_squad"
+# What may be written about one file of questions, as no other file of a run's folder is.
+_ABOUT_QUESTIONS = {
+    run_folder.PREDICTIONS,
+    run_folder.NBEST_PREDICTIONS,
+    run_folder.NULL_ODDS,
+    run_folder.EVAL_ERRORS,
+    run_folder.EVAL_RESULTS,
+}
 THRESHOLD = "null_score_diff_threshold"  # what NULL_THRESHOLD holds
 
 log = logging.getLogger(__name__)
@@ -68,29 +76,34 @@ def load(
     return finder
 
 
-def measure(
-    finder: AnswerFinder,
-    dev_file: str,
-    logits_of: Callable[[dict[str, np.ndarray]], np.ndarray],
-) -> dict[str, float]:
-    """The task's metrics on questions, by logits that something else computes.
+def measure_on(finder: AnswerFinder, dev_file: str) -> Measure:
+    """Reads questions, for the task's metrics by logits that something else computes.
 
     Args:
         finder: whose inputs and way to answers they are.
         dev_file: questions with answers, in the form of SQuAD.
-        logits_of: takes the model's inputs, int32 [B, S] each, returns float32 [B, S, 2].
+
+    Returns:
+        A function of ``logits_of``, which takes the model's inputs, int32 [B, S] each, and returns
+        float32 [B, S, 2]: the metrics by name. It raises an InputError if what is computed are no
+        numbers.
 
     Raises:
-        InputError: if the file cannot be read as that, or what is computed are no numbers.
+        InputError: if the file cannot be read as that.
     """
     settings = finder.settings
     questions = _read(settings, dev_file, for_training=False)
     _check_answered(questions, "leave them out")
     asked = _ask(finder, questions)
-    logits = outputs_by(logits_of, finder.batches, finder.features(asked), settings.eval_batch_size)
-    threshold = settings.null_score_diff_threshold if settings.version_2_with_negative else None
-    chosen = [chosen_answer(found, threshold).text for found in finder.answers(asked, logits)]
-    return answer_metrics(chosen, _right(questions), with_null=settings.version_2_with_negative)
+    features, with_null = finder.features(asked), settings.version_2_with_negative
+    threshold = settings.null_score_diff_threshold if with_null else None
+
+    def measure(logits_of: OutputsOf) -> dict[str, float]:
+        logits = outputs_by(logits_of, finder.batches, features, settings.eval_batch_size)
+        chosen = [chosen_answer(found, threshold).text for found in finder.answers(asked, logits)]
+        return answer_metrics(chosen, _right(questions), with_null=with_null)
+
+    return measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +182,8 @@ class _Prepared(fine_tuning.Task):
         )
         logits, losses = learner.logits(features, batch_size, "answering")
         answers = list(learner.answers(asked, logits))
+        for name in _ABOUT_QUESTIONS - set(self.result_files):  # about those of an earlier run
+            (folder / name).unlink(missing_ok=True)
         right = _right(questions)
         results = {f"eval_{name}": value for name, value in losses.items()}
         ids = [question.id for question in questions.questions]

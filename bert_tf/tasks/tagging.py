@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from bert_tf.tag_schemes import OUTSIDE, from_iob2
 from bert_tf.tagged_text import with_predictions
 from bert_tf.tasks import error_views, fine_tuning
 from bert_tf.tasks.classification_data import read_label_file
-from bert_tf.tasks.feature_runner import outputs_by
+from bert_tf.tasks.feature_runner import Measure, OutputsOf, outputs_by
 from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.split_files import find_split_file
 from bert_tf.tasks.tagging_data import (
@@ -66,34 +66,37 @@ def load(
     return tagger
 
 
-def measure(
-    tagger: WordTagger,
-    dev_file: str,
-    label_ids_of: Callable[[dict[str, np.ndarray]], np.ndarray],
-) -> dict[str, float]:
-    """The task's metrics on tagged sentences, by labels that something else finds.
+def measure_on(tagger: WordTagger, dev_file: str) -> Measure:
+    """Reads tagged sentences, for the task's metrics by labels that something else finds.
 
     Args:
         tagger: whose inputs and labels they are.
         dev_file: in the form of the task's dev files.
-        label_ids_of: takes the model's inputs, int32 [B, S] each and ``word_starts`` int32 [B, W],
-            returns int32 [B, W], at least 0 for words. It sees single rows, so that the labels of
-            a sentence that takes several are found row by row.
+
+    Returns:
+        A function of ``label_ids_of``, which takes the model's inputs, int32 [B, S] each and
+        ``word_starts`` int32 [B, W], and returns int32 [B, W], at least 0 for words: the metrics by
+        name. It sees single rows, so that the labels of a sentence that takes several are found row
+        by row. It raises an InputError if what is computed are no numbers.
 
     Raises:
-        InputError: if the file cannot be read as that, or what is computed are no numbers.
+        InputError: if the file cannot be read as that.
     """
     settings = tagger.settings
     sentences = read_sentences(pathlib.Path(dev_file), settings.tag_column, settings.tag_scheme)
     label_ids(sentences, tagger.labels)  # all of them are known
     features = tagger.features(tagger.windows(sentences.words, sentences.documents))
-    rows = outputs_by(label_ids_of, tagger.batches, features, settings.eval_batch_size)
     lengths = features.ragged["word_starts"].lengths
-    found = (
-        tagger.labels[n] for row, words in zip(rows, lengths, strict=True) for n in row[:words]
-    )
-    tags = [list(itertools.islice(found, len(words))) for words in sentences.words]
-    return _metrics(tagger, sentences, tags)
+
+    def measure(label_ids_of: OutputsOf) -> dict[str, float]:
+        rows = outputs_by(label_ids_of, tagger.batches, features, settings.eval_batch_size)
+        found = (
+            tagger.labels[n] for row, words in zip(rows, lengths, strict=True) for n in row[:words]
+        )
+        tags = [list(itertools.islice(found, len(words))) for words in sentences.words]
+        return _metrics(tagger, sentences, tags)
+
+    return measure
 
 
 @dataclasses.dataclass(frozen=True)

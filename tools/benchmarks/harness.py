@@ -90,11 +90,23 @@ def last_lines_in_turns(
 
 
 def print_report(
-    benchmark: str, figures: dict[str, list[float]], unit: str, *, smaller_is_better: bool
+    benchmark: str,
+    figures: dict[str, list[float]],
+    unit: str,
+    *,
+    smaller_is_better: bool,
+    **more: object,
 ) -> None:
     """Prints a table in Markdown, with ratios of the first contender to each, and one line of JSON.
 
     A ratio is taken round by round, then its median: above 1, the first contender is faster.
+
+    Args:
+        benchmark: its name.
+        figures: contender -> its figure in each round.
+        unit: of the figures.
+        smaller_is_better: whether they are times, not rates.
+        more: what else goes into the JSON, by name.
     """
     first = next(iter(figures))
     rows = {}
@@ -119,6 +131,7 @@ def print_report(
             f"| {row['ratio']:.2f} ({row['ratio_min']:.2f} – {row['ratio_max']:.2f}) |"
         )
     report = {"benchmark": benchmark, "unit": unit, "machine": machine(), "contenders": rows}
+    report |= more
     print(f"\n{json.dumps(report)}")
 
 

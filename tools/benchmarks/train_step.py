@@ -5,7 +5,8 @@ weight decay, dropout 0.1) of a two-class classifier on the same random batch, i
 own; the processes take turns. TensorFlow's run as graphs, with ``--xla`` compiled (which is slower
 on CPU), PyTorch's op by op, as transformers does, with its fused kernels for attention and AdamW.
 In the same turns the machine's rate of multiplying matrices is measured; how much of it a step
-reaches, and on a CPU which operations take this project's time, is said below the table.
+reaches, and on a CPU which operations take this project's time, is said below the table; those
+shares of all kinds of operations are the JSON's ``kernel_shares`` (null where they are not known).
 """
 
 import argparse
@@ -225,7 +226,8 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> None:
     seconds = {name: [json.loads(line)["seconds"] for line in lines[name]] for name in CONTENDERS}
     unit = f"seconds per step of {options.batch_size} x {options.seq_length}, {options.precision}"
     unit += ", XLA" * options.xla
-    print_report("train_step", seconds, unit, smaller_is_better=True)
+    shares = json.loads(lines["bert_tf"][-1])["shares"]
+    print_report("train_step", seconds, unit, smaller_is_better=True, kernel_shares=shares)
     flops = step_flops(options.batch_size, options.seq_length)
     products = [json.loads(line)["seconds"] for line in lines["product"]]
     m, k, n = MATRICES[options.device]
@@ -234,7 +236,7 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> None:
     for name, found in seconds.items():
         reached = flops / statistics.median(found)
         print(f"  {name:24} {reached / 1e9:8.0f} GFLOP/s in its step, {reached / rate:.0%} of that")
-    if shares := json.loads(lines["bert_tf"][-1])["shares"]:
+    if shares:
         most = [f"{kind} {share:.1%}" for kind, share in list(shares.items())[:12]]
         print(f"where bert_tf's step goes (of its kernels' time): {', '.join(most)}")
     note_on_mkl()
