@@ -31,14 +31,6 @@ from bert_tf.tasks.model_files import folder_of_run, read_model, read_trained
 from bert_tf.tasks.squad_data import Question, Questions, read_questions
 
 COMMAND = "run_squad"
-# What may be written about one file of questions, as no other file of a run's folder is.
-_ABOUT_QUESTIONS = {
-    run_folder.PREDICTIONS,
-    run_folder.NBEST_PREDICTIONS,
-    run_folder.NULL_ODDS,
-    run_folder.EVAL_ERRORS,
-    run_folder.EVAL_RESULTS,
-}
 THRESHOLD = "null_score_diff_threshold"  # what NULL_THRESHOLD holds
 
 log = logging.getLogger(__name__)
@@ -182,8 +174,6 @@ class _Prepared(fine_tuning.Task):
         )
         logits, losses = learner.logits(features, batch_size, "answering")
         answers = list(learner.answers(asked, logits))
-        for name in _ABOUT_QUESTIONS - set(self.result_files):  # about those of an earlier run
-            (folder / name).unlink(missing_ok=True)
         right = _right(questions)
         results = {f"eval_{name}": value for name, value in losses.items()}
         ids = [question.id for question in questions.questions]
