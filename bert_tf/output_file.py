@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 from bert_tf.errors import InputError
 
@@ -38,6 +39,16 @@ def check_output(
         tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the work
     except OSError as error:
         raise InputError(f"--output_file {path}: cannot write it: {error.strerror}") from error
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Makes room on the disk for so many bytes of a new file, where the system can do that.
+
+    Raises:
+        OSError: if there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 @contextlib.contextmanager

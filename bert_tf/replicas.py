@@ -18,6 +18,8 @@ from bert_tf.errors import LostWorkerError
 
 # The line of a TensorFlow error that says why a connection is no more.
 _CAUSE = re.compile("aborted|connection|heartbeat|socket|timed out|recvmsg", re.IGNORECASE)
+# How the lines begin that say where a node of a graph was made.
+_FRAMES = ('File "', "<stack traces unavailable>")
 
 
 def is_chief() -> bool:
@@ -159,7 +161,8 @@ def lost_workers_named() -> Iterator[None]:
 def _cause(error: tf.errors.OpError) -> str:
     """Of an error's lines the one that says why: what was being run, and where, is before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = max((i + 1 for i, line in enumerate(lines) if line.startswith('File "')), default=0)
+    frames = [i for i, line in enumerate(lines) if line.startswith(_FRAMES)]
+    first = frames[-1] + 1 if frames else 0
     number = next((i for i in range(first, len(lines)) if _CAUSE.search(lines[i])), first)
     cause = lines[number : number + 1]
     if cause and cause[0].endswith(":"):  # the next one names the worker

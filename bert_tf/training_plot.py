@@ -102,7 +102,8 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, Curve]:
             if value is not None:
                 points.setdefault(name, []).append((step, value))
     if not points:
-        raise InputError(f"{file}: holds no step yet")
+        what = "step yet" if last < 0 else "finite value"
+        raise InputError(f"{file}: holds no {what}")
     return {
         name: Curve(*(np.array(column, np.float64) for column in zip(*pairs, strict=True)))
         for name, pairs in points.items()

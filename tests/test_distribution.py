@@ -212,6 +212,10 @@ STACK = "Graph execution error:\n\nDetected at node reduce defined at (most rece
             "The step was cancelled",
         ),
         (
+            STACK + "<stack traces unavailable>\nRecvAsync is cancelled.\n\t [[{{node reduce}}]]",
+            "RecvAsync is cancelled",
+        ),
+        (
             "Collective ops is aborted by: no heartbeats of:\n/job:worker/task:1\nmore",
             "Collective ops is aborted by: no heartbeats of: /job:worker/task:1",
         ),

@@ -56,7 +56,7 @@ def test_a_log_is_read_curve_by_curve(tmp_path):
         ('{"step": 1, "loss": "2"}\n', "train_log.jsonl:1: loss must be a number, but is '2'"),
         ('{"step": null, "loss": 2}\n', "train_log.jsonl:1: step must be a number, but is None"),
         ('{"step": 3, "loss": 2}\n' * 2, "train_log.jsonl:2: step 3 comes after step 3"),
-        ('{"step": 1}\n', "train_log.jsonl: holds no step yet"),
+        ('{"step": 1}\n', "train_log.jsonl: holds no finite value"),
         ("", "train_log.jsonl: holds no step yet"),
         ('{"step": 1, "loss": 2}', "train_log.jsonl: holds no step yet"),
         (b"\xff\n", "train_log.jsonl: not a training log"),

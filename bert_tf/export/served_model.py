@@ -167,7 +167,7 @@ def trace(signature: Signature, batch_size: int | None) -> Any:
 def of_examples(signature: Signature) -> Signature:
     """The same on serialized ``tf.train.Example`` that have its inputs as features.
 
-    Each must have all of them; a list may be empty.
+    Each must have those that are one text; a list that is missing is empty.
     """
     features = {
         name: tf.io.FixedLenFeature([], spec.dtype)

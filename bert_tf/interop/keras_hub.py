@@ -24,6 +24,7 @@ from bert_tf.interop.original_model import (
     shapes_of,
 )
 from bert_tf.interop.weights import Names, expand
+from bert_tf.output_file import reserve
 from bert_tf.tokenization import Vocabulary
 
 # The attributes of keras_hub.models: a task's own, and those of its backbone.
@@ -237,7 +238,7 @@ def _require_room(folder: pathlib.Path, variables: Iterable[Any]) -> None:
     size = sum(4 * math.prod(variable.shape) + _BYTES_PER_VARIABLE for variable in variables)
     path = folder / "room"
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+        reserve(file, size)
     path.unlink()
 
 

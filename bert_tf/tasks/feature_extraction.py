@@ -7,7 +7,6 @@ Axes: n = number of lines, S = pieces of a row, K = number of layers, H = hidden
 
 import json
 import logging
-import os
 import pathlib
 import re
 import tempfile
@@ -19,7 +18,7 @@ import numpy as np
 from bert_tf.config import FeatureExtraction
 from bert_tf.errors import InputError
 from bert_tf.input_pipeline import Features, evaluation_plan
-from bert_tf.output_file import check_output, whole_file
+from bert_tf.output_file import check_output, reserve, whole_file
 from bert_tf.tasks.model_files import read_model
 from bert_tf.tasks.task_predictor import TextOrPair
 from bert_tf.tasks.text_encoder import TextEncoder, check_layers, load_encoder
@@ -153,8 +152,7 @@ def _write_vectors(
             file, {"descr": descr, "fortran_order": False, "shape": shape}
         )
         start, row_size = file.tell(), encoder.vector_size * np.float32().nbytes
-        if hasattr(os, "posix_fallocate"):  # better no room now than after the work
-            os.posix_fallocate(file.fileno(), 0, start + len(features) * row_size)
+        reserve(file, start + len(features) * row_size)  # better no room now than after the work
         for rows, values in encoder.by_batch(features, plan, "extracting"):
             for row, vector in zip(rows.tolist(), values.astype(np.float32), strict=True):
                 file.seek(start + row * row_size)
