@@ -163,7 +163,7 @@ def test_choices(runs, export):
             assert not answer["probabilities"][count:].any()
 
 
-@pytest.mark.parametrize("flags", [(), ("--pooling=max", "--layer=0"), ("--normalize",)])
+@pytest.mark.parametrize("flags", [(), ("--pooling=max", "--layer=0", "--normalize")])
 def test_vectors(flags, runs, export):
     options = dict(flag[2:].partition("=")[::2] for flag in flags)
     options = {name: value or True for name, value in options.items()}

@@ -337,32 +337,34 @@ def test_what_has_no_metrics_is_not_measured(run_of, tmp_path, capsys):
     assert "--dev_file: there are no metrics of fill_mask, only of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("kind", "content", "says"),
-    [
-        ("classification", None, "dev.tsv"),
-        ("classification", b"text\tstars\na\tbad\n", "label"),
-        ("classification", b"text\tlabel\na\tworse\n", "worse"),
-        ("classification", b"text\tlabel\n\xff\tbad\n", "UTF-8"),
-        ("tagging", b"a B-RIVER\n", "B-RIVER"),
-        ("multiple_choice", b"text,choice_0\n", "dev.tsv"),
-        ("question_answering", b"[]", "dev.tsv"),
+# For each task, what a file holds that nothing can be measured on (None: there is none), and what
+# the message says.
+WRONG_FILES = {
+    "classification": [
+        (None, "dev.tsv"),
+        (b"text\tstars\na\tbad\n", "label"),
+        (b"text\tlabel\na\tworse\n", "worse"),
+        (b"text\tlabel\n\xff\tbad\n", "UTF-8"),
     ],
-)
-def test_a_wrong_file_is_found_before_the_conversion(
-    kind, content, says, run_of, tmp_path, monkeypatch
-):
+    "tagging": [(b"a B-RIVER\n", "B-RIVER")],
+    "multiple_choice": [(b"text,choice_0\n", "dev.tsv")],
+    "question_answering": [(b"[]", "dev.tsv")],
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FILES)
+def test_a_wrong_file_is_found_before_the_conversion(kind, run_of, tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(litert, "write", lambda *arguments: written.append(arguments))
-    if content is not None:
-        (tmp_path / "dev.tsv").write_bytes(content)
-    settings = Export(
-        model_dir="-", export_dir="-", runtime="litert", dev_file=str(tmp_path / "dev.tsv")
-    )
+    file = tmp_path / "dev.tsv"
+    settings = Export(model_dir="-", export_dir="-", runtime="litert", dev_file=str(file))
     served = EXPORTERS[kind](run_of(kind), settings)
-    with pytest.raises(InputError, match=re.escape(says)) as caught:
-        other_runtimes.convert(served, settings, tmp_path)
-    assert str(tmp_path / "dev.tsv") in str(caught.value)
+    for content, says in WRONG_FILES[kind]:
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(InputError, match=re.escape(says)) as caught:
+            other_runtimes.convert(served, settings, tmp_path)
+        assert str(file) in str(caught.value)
     assert not written
 
 

@@ -22,7 +22,7 @@ from bert_tf.export.served_model import (
     ServedModel,
     Signature,
     of_examples,
-    of_examples_or_pairs,
+    pairs_and_examples,
     saveable,
     trace,
     versions,
@@ -114,12 +114,14 @@ def write_saved_model(
     Raises:
         InputError: if there is no room for it, or no right to write.
     """
-    module, traced = saveable(served.signatures, batch_size)
-    if PAIRS in served.signatures:
-        examples = of_examples_or_pairs(served.signatures[PAIRS])
+    signatures = dict(served.signatures)
+    if PAIRS in signatures:
+        pairs, examples = pairs_and_examples(signatures[PAIRS], batch_size)
+        signatures[PAIRS] = pairs
     else:  # it calls the other, whose graph is there once
-        default = served.signatures[DEFAULT].inputs
+        default = signatures[DEFAULT].inputs
         examples = of_examples(Signature(default, lambda inputs: dict(traced[DEFAULT](**inputs))))
+    module, traced = saveable(signatures, batch_size)
     traced[EXAMPLES] = trace(examples, batch_size)
     save(module, folder, traced)
     extra = folder / EXTRA

@@ -182,22 +182,31 @@ def of_examples(signature: Signature) -> Signature:
     return Signature(texts(EXAMPLES), function)
 
 
-def of_examples_or_pairs(pairs: Signature) -> Signature:
-    """What PAIRS says of serialized ``tf.train.Example``, where ``text_b`` may be missing.
+def pairs_and_examples(pairs: Signature, batch_size: int | None) -> tuple[Signature, Signature]:
+    """PAIRS, and the same on serialized ``tf.train.Example`` of which ``text_b`` may be missing.
 
-    One without it is a single text. One with ``""`` is a pair, as it is for PAIRS.
+    One without it is a single text; one with ``""`` is a pair, as it is for PAIRS.
+
+    Args:
+        pairs: whose function is traced, once for both.
+        batch_size: of every request; None for any.
     """
+    is_pair = {"is_pair": tf.TensorSpec([None], tf.bool, "is_pair")}
+    mixed = trace(Signature({**pairs.inputs, **is_pair}, pairs.function), batch_size)
     features = {
         "text": tf.io.FixedLenFeature([], tf.string),
         "text_b": tf.io.RaggedFeature(tf.string),
     }
 
-    def function(inputs: Tensors) -> Tensors:
+    def of_pairs(inputs: Tensors) -> Tensors:
+        return dict(mixed(**inputs, is_pair=tf.ones_like(inputs["text"], tf.bool)))
+
+    def of_examples(inputs: Tensors) -> Tensors:
         parsed = tf.io.parse_example(inputs[EXAMPLES], features)
         counts = parsed["text_b"].row_lengths()
         tf.debugging.assert_less_equal(counts, tf.ones_like(counts), "text_b: more than one value")
         second = parsed["text_b"].to_tensor("", shape=[None, 1])[:, 0]
         second = tf.ensure_shape(second, parsed["text"].shape)
-        return pairs.function({"text": parsed["text"], "text_b": second, "is_pair": counts > 0})
+        return dict(mixed(text=parsed["text"], text_b=second, is_pair=counts > 0))
 
-    return Signature(texts(EXAMPLES), function)
+    return Signature(pairs.inputs, of_pairs), Signature(texts(EXAMPLES), of_examples)
