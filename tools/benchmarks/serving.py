@@ -9,6 +9,7 @@ after another; the figures are the medians over the rounds of each round's perce
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -114,8 +115,15 @@ def pytorch_calls(options: argparse.Namespace, folder: pathlib.Path) -> dict[str
     return {f"{b} x {n}": call((b, n)) for b, n in SHAPES}
 
 
+def without_onednn(*given: Any) -> dict[str, Call]:
+    """As ``session_calls``, with TensorFlow's default on processors without AVX-512."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # read when TensorFlow is imported
+    return session_calls(*given)
+
+
 CONTENDERS: dict[str, Callable[..., dict[str, Call]]] = {
     "bert_tf": session_calls,
+    "bert_tf_without_onednn": without_onednn,
     "bert_tf_bfloat16": lambda *given: session_calls(*given, "--precision=bfloat16"),
     "bert_tf_litert_int8": lambda *given: file_calls(*given, "litert", "int8"),
     "bert_tf_onnx_int8": lambda *given: file_calls(*given, "onnx", "int8"),
