@@ -6,6 +6,9 @@ import pathlib
 import pytest
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands have it
+# Where a file may not grow, as in some tests' processes, Python 3.11 leaves half of a module's
+# bytecode behind, which no later process can import.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

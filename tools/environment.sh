@@ -5,9 +5,6 @@
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repository"
 
-# Importing TensorFlow takes 12 seconds where no bytecode may be kept, and 4 where it may.
-unset PYTHONDONTWRITEBYTECODE
-
 find_python() {
   local candidate
   for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
