@@ -201,7 +201,7 @@ def pairs_and_examples(pairs: Signature, batch_size: int | None) -> tuple[Signat
     def of_pairs(inputs: Tensors) -> Tensors:
         return dict(mixed(**inputs, is_pair=tf.ones_like(inputs["text"], tf.bool)))
 
-    def of_examples(inputs: Tensors) -> Tensors:
+    def of_serialized(inputs: Tensors) -> Tensors:
         parsed = tf.io.parse_example(inputs[EXAMPLES], features)
         counts = parsed["text_b"].row_lengths()
         tf.debugging.assert_less_equal(counts, tf.ones_like(counts), "text_b: more than one value")
@@ -209,4 +209,4 @@ def pairs_and_examples(pairs: Signature, batch_size: int | None) -> tuple[Signat
         second = tf.ensure_shape(second, parsed["text"].shape)
         return dict(mixed(text=parsed["text"], text_b=second, is_pair=counts > 0))
 
-    return Signature(pairs.inputs, of_pairs), Signature(texts(EXAMPLES), of_examples)
+    return Signature(pairs.inputs, of_pairs), Signature(texts(EXAMPLES), of_serialized)
