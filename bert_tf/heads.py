@@ -147,7 +147,7 @@ def pooled_rows(
         name: tf.reshape(value, [-1, seq_length])  # [B * C, S]
         for name, value in examples._asdict().items()
     }
-    pooled = bert(rows, training=training, dropout_seed=seed)["pooled_output"]
+    pooled = bert.pooled_output(rows, training=training, dropout_seed=seed)
     return pooled, tf.reduce_any(examples.input_mask > 0, axis=2)
 
 
@@ -331,7 +331,7 @@ class BertClassifier(keras.Model):
         """
         seed = next_dropout_seed(self, training, dropout_seed)
         if self.window_pooling is None:
-            pooled = self.bert(inputs, training=training, dropout_seed=seed)["pooled_output"]
+            pooled = self.bert.pooled_output(inputs, training=training, dropout_seed=seed)
         else:
             vectors, is_window = pooled_rows(self.bert, inputs, WINDOWS, training, seed)
             pooled = self.window_pooling(vectors, is_window)

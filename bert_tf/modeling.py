@@ -7,7 +7,8 @@ google-research/bert). Every layer and weight is named after its scope in the or
 Axes:
     B = batch_size, S = seq_length, T = B * S tokens, H = hidden_size,
     N = num_attention_heads, D = H / N (size of one head), I = intermediate_size,
-    K = most examples of a row where several share one.
+    K = most examples of a row where several share one (else 1),
+    Q = tokens of a row that a layer computes new vectors of (S, or fewer in the last), U = B * Q.
 """
 
 import math
@@ -149,39 +150,62 @@ class SelfAttention(keras.layers.Layer):
 
         self.merged = (merged("kernel"), merged("bias"))  # [H, 3 H] and [3 H]
 
-    def _projected(self, x: tf.Tensor, shape: list[Any]) -> list[tf.Tensor]:
-        """Float [T, H] -> queries, keys and values, [B, N, S, D] each, the queries scaled.
+    def _projected(
+        self, x: tf.Tensor, query_tokens: tf.Tensor | None, shape: list[Any]
+    ) -> list[tf.Tensor]:
+        """Queries [B, N, Q, D], which are scaled, keys and values [B, N, S, D].
 
         Args:
-            x: what is projected.
+            x: float [T, H], what keys and values are made of.
+            query_tokens: float [U, H], what queries are made of, by default x.
             shape: B, S, N, D.
         """
-        if self.merged is not None:
+        if self.merged is not None and query_tokens is None:
             kernel, bias = self.merged
             parts = tf.reshape(
                 tf.nn.bias_add(tf.matmul(x, kernel), bias), [*shape[:2], 3, *shape[2:]]
             )
             return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
-        # The scale goes on the query, [T, H], not on the larger scores, [B, N, S, S].
-        query = self.query(x) * tf.cast(1.0 / math.sqrt(shape[3]), x.dtype)
-        parts = (query, self.key(x), self.value(x))
-        return [tf.transpose(tf.reshape(part, shape), [0, 2, 1, 3]) for part in parts]
+        # The scale goes on the query, [U, H], not on the larger scores, [B, N, Q, S].
+        query = self.query(x if query_tokens is None else query_tokens)
+        query *= tf.cast(1.0 / math.sqrt(shape[3]), x.dtype)
+        query_shape = shape if query_tokens is None else [shape[0], -1, *shape[2:]]
+        parts = ((query, query_shape), (self.key(x), shape), (self.value(x), shape))
+        return [tf.transpose(tf.reshape(*part), [0, 2, 1, 3]) for part in parts]
 
-    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Float [T, H] and float32 [B, 1, 1, S] or [B, 1, S, S] -> [T, H]."""
+    def call(
+        self,
+        x: tf.Tensor,
+        mask_adder: tf.Tensor,
+        seed: tf.Tensor | None,
+        query_tokens: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Lets tokens look at their rows.
+
+        Args:
+            x: float [T, H], what is looked at.
+            mask_adder: float32 [B, 1, 1, S] or [B, 1, Q, S].
+            seed: int32 [2], or None for no dropout.
+            query_tokens: float [U, H], what looks; by default x.
+
+        Returns:
+            [U, H].
+        """
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
         mask_shape = tf.shape(mask_adder)
-        query, key, value = self._projected(x, [mask_shape[0], mask_shape[3], heads, size])
-        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
+        shape = [mask_shape[0], mask_shape[3], heads, size]
+        query, key, value = self._projected(x, query_tokens, shape)
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, S]
         # Keras has cast the adder to the compute dtype; 0 and about -10000 it still is.
         adder = tf.cast(mask_adder, tf.float32)
         probabilities = tf.nn.softmax(tf.cast(scores, tf.float32) + adder)
         probabilities = tf.cast(probabilities, x.dtype)
         rate = self.config.attention_probs_dropout_prob
         probabilities = dropout(probabilities, rate, seed, self.site)
-        context = tf.matmul(probabilities, value)  # [B, N, S, D]
-        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(x))  # [T, H]
+        context = tf.matmul(probabilities, value)  # [B, N, Q, D]
+        shape = tf.shape(x if query_tokens is None else query_tokens)
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), shape)  # [U, H]
 
 
 class ResidualOutput(keras.layers.Layer):
@@ -221,9 +245,17 @@ class Attention(keras.layers.Layer):
         self.self_attention.build()
         self.attention_output.build()
 
-    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Float [T, H] and float32 [B, 1, 1, S] -> [T, H]."""
-        return self.attention_output(self.self_attention(x, mask_adder, seed), x, seed)
+    def call(
+        self,
+        x: tf.Tensor,
+        mask_adder: tf.Tensor,
+        seed: tf.Tensor | None,
+        query_tokens: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """See SelfAttention."""
+        context = self.self_attention(x, mask_adder, seed, query_tokens)
+        residual = x if query_tokens is None else query_tokens
+        return self.attention_output(context, residual, seed)
 
 
 class Intermediate(keras.layers.Layer):
@@ -263,9 +295,15 @@ class TransformerLayer(keras.layers.Layer):
         self.intermediate.build()
         self.feed_forward_output.build()
 
-    def call(self, x: tf.Tensor, mask_adder: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Float [T, H] and float32 [B, 1, 1, S] -> [T, H]."""
-        x = self.attention(x, mask_adder, seed)
+    def call(
+        self,
+        x: tf.Tensor,
+        mask_adder: tf.Tensor,
+        seed: tf.Tensor | None,
+        query_tokens: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """See SelfAttention."""
+        x = self.attention(x, mask_adder, seed, query_tokens)
         return self.feed_forward_output(self.intermediate(x), x, seed)
 
 
@@ -291,16 +329,40 @@ class Encoder(keras.layers.Layer):
         mask_adder: tf.Tensor,
         seed: tf.Tensor | None,
         recompute: bool = False,
+        wanted: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
-        """Float [T, H] and float32 [B, 1, 1, S] -> each layer's output, [T, H]."""
+        """Runs the layers.
+
+        Args:
+            x: float [T, H].
+            mask_adder: float32 [B, 1, 1, S] or [B, 1, S, S].
+            seed: int32 [2], or None for no dropout.
+            recompute: see BertModel.
+            wanted: int32 [B, Q], the positions in each row that the last layer computes; by default
+                all. Their vectors are the same, and the others' would reach no loss.
+
+        Returns:
+            Each layer's output, [T, H]; with ``wanted``, the last one's is [U, H].
+        """
         outputs = []
         for layer in self.layers:
-            if recompute and seed is not None:
+            if wanted is not None and layer is self.layers[-1]:
+                rows = tf.reshape(x, [*tf.unstack(tf.shape(mask_adder)[::3]), x.shape[-1]])
+                if mask_adder.shape[2] != 1:
+                    mask_adder = tf.gather(mask_adder, wanted, axis=2, batch_dims=1)
+                # Never recomputed: its backward pass is the first, so nothing is kept for long.
+                x = layer(x, mask_adder, seed, taken(rows, wanted))
+            elif recompute and seed is not None:
                 x = recomputed(layer, x, mask_adder, seed)
             else:
                 x = layer(x, mask_adder, seed)
             outputs.append(x)
         return outputs
+
+
+def taken(rows: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Float [B, S, H] and int32 [B, Q] -> [U, H]."""
+    return tf.reshape(tf.gather(rows, positions, batch_dims=1), [-1, rows.shape[-1]])
 
 
 class Pooler(keras.layers.Layer):
@@ -315,12 +377,9 @@ class Pooler(keras.layers.Layer):
         """Creates the kernel, float32 [H, H]."""
         self.dense.build((None, self.config.hidden_size))
 
-    def call(self, sequence_output: tf.Tensor, cls_positions: tf.Tensor | None = None) -> tf.Tensor:
-        """Float [B, S, H] -> [B, H]; with int32 [B, K], where examples begin, [B * K, H]."""
-        if cls_positions is None:
-            return tf.tanh(self.dense(sequence_output[:, 0]))
-        first = tf.gather(sequence_output, cls_positions, batch_dims=1)  # [B, K, H]
-        return tf.tanh(self.dense(tf.reshape(first, [-1, self.config.hidden_size])))
+    def call(self, first: tf.Tensor) -> tf.Tensor:
+        """Float [B * K, H] -> [B * K, H]."""
+        return tf.tanh(self.dense(first))
 
 
 @package
@@ -382,25 +441,13 @@ class BertModel(keras.Model):
             ``sequence_output`` [B, S, H] (the last of them) and ``pooled_output`` [B, H], or
             [B * K, H] where examples share rows, all of the compute dtype.
         """
-        input_ids, input_mask, segment_ids = read_inputs(inputs, self.config)
-        sharing = read_sharing(inputs, self.config)
         seed = next_dropout_seed(self, training, dropout_seed)
-
-        if sharing is None:
-            x = self.embeddings(input_ids, segment_ids, seed)
-            # One axis after the other: LiteRT has no operation for both at once.
-            seen, cls_positions = input_mask[:, tf.newaxis][:, tf.newaxis], None  # [B, 1, 1, S]
-        else:
-            x = self.embeddings(input_ids, segment_ids, seed, sharing.positions)
-            # Block by block; the padding sees itself, which does no harm.
-            numbers = sharing.example_numbers[:, tf.newaxis]
-            seen = numbers[:, :, :, tf.newaxis] == numbers[:, :, tf.newaxis]  # [B, 1, S, S]
-            cls_positions = sharing.cls_positions
-        mask_adder = (1.0 - tf.cast(seen, tf.float32)) * MASKED_SCORE
+        x, mask_adder, cls_positions = self._embedded(inputs, seed)
         layers = self.encoder(x, mask_adder, seed, recompute=self.recompute)
 
-        shape = tf.concat([tf.shape(input_ids), [self.config.hidden_size]], axis=0)
-        static_shape = [*input_ids.shape, self.config.hidden_size]
+        ids = tf.convert_to_tensor(inputs["input_ids"])
+        shape = tf.concat([tf.shape(ids), [self.config.hidden_size]], axis=0)
+        static_shape = [*ids.shape, self.config.hidden_size]
 
         def batched(tokens: tf.Tensor) -> tf.Tensor:
             return tf.ensure_shape(tf.reshape(tokens, shape), static_shape)  # [B, S, H]
@@ -410,8 +457,57 @@ class BertModel(keras.Model):
             "embedding_output": batched(x),
             "encoder_outputs": encoder_outputs,
             "sequence_output": encoder_outputs[-1],
-            "pooled_output": self.pooler(encoder_outputs[-1], cls_positions),
+            "pooled_output": self.pooler(taken(encoder_outputs[-1], cls_positions)),
         }
+
+    def pooled_output(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """``pooled_output`` alone, whose last layer computes no more than what it is made of.
+
+        Of the last layer's work that leaves keys and values, a sixth. Dropout apart, outputs and
+        gradients are the same.
+
+        Args:
+            inputs: as for a call.
+            training: as for a call.
+            dropout_seed: as for a call.
+
+        Returns:
+            [B, H], or [B * K, H] where examples share rows, of the compute dtype.
+        """
+        seed = next_dropout_seed(self, training, dropout_seed)
+        x, mask_adder, cls_positions = self._embedded(inputs, seed)
+        layers = self.encoder(x, mask_adder, seed, recompute=self.recompute, wanted=cls_positions)
+        return self.pooler(layers[-1])
+
+    def _embedded(
+        self, inputs: dict[str, tf.Tensor], seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What goes into the encoder and comes out of it.
+
+        Returns:
+            The tokens' vectors, float [T, H]; what is added to the scores of who sees whom, float32
+            [B, 1, 1 or S, S]; and where examples begin, int32 [B, K].
+        """
+        input_ids, input_mask, segment_ids = read_inputs(inputs, self.config)
+        sharing = read_sharing(inputs, self.config)
+        if sharing is None:
+            x = self.embeddings(input_ids, segment_ids, seed)
+            # One axis after the other: LiteRT has no operation for both at once.
+            seen = input_mask[:, tf.newaxis][:, tf.newaxis]  # [B, 1, 1, S]
+            cls_positions = tf.zeros_like(input_ids[:, 0])[:, tf.newaxis]  # [B, 1]
+        else:
+            x = self.embeddings(input_ids, segment_ids, seed, sharing.positions)
+            # Block by block; the padding sees itself, which does no harm.
+            numbers = sharing.example_numbers[:, tf.newaxis]
+            seen = numbers[:, :, :, tf.newaxis] == numbers[:, :, tf.newaxis]  # [B, 1, S, S]
+            cls_positions = sharing.cls_positions
+        mask_adder = (1.0 - tf.cast(seen, tf.float32)) * MASKED_SCORE
+        return x, mask_adder, cls_positions
 
     def merge_projections(self) -> None:
         """Makes queries, keys and values one product, for inference alone.

@@ -407,7 +407,22 @@ def clip_by_global_norm(gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
     Returns:
         The clipped gradients, dense, and the norm before clipping, float32 [].
     """
-    dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-    norm = tf.linalg.global_norm(dense)
-    clipped, _ = tf.clip_by_global_norm(dense, CLIP_NORM, use_norm=norm)
-    return clipped, norm
+    summed = [_summed(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    norm = tf.linalg.global_norm(summed)
+    clipped, _ = tf.clip_by_global_norm(summed, CLIP_NORM, use_norm=norm)
+    return [None if g is None else tf.convert_to_tensor(g) for g in clipped], norm
+
+
+def _summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """The same with each row once: what a batch reads of a table is far less than the table.
+
+    The shapes stay, for XLA: rows of zeros make up for those that were there several times.
+    """
+    order = tf.argsort(gradient.indices)
+    indices = tf.gather(gradient.indices, order)  # [n]
+    is_next = indices != tf.concat([indices[:1], indices[:-1]], axis=0)
+    number = tf.cumsum(tf.cast(is_next, tf.int32))  # [n], of each row among those that differ
+    size = tf.size(indices)
+    values = tf.math.unsorted_segment_sum(tf.gather(gradient.values, order), number, size)
+    places = tf.maximum(tf.math.unsorted_segment_max(indices, number, size), 0)  # 0 where none is
+    return tf.IndexedSlices(values, places, gradient.dense_shape)

@@ -273,6 +273,69 @@ def test_without_a_seed_each_training_call_draws_the_next(tiny_config, make_inpu
     assert (outputs[0][0] != outputs[2][0]).any()
 
 
+# --- the pooled output alone ----------------------------------------------------------------------
+
+
+def shared_inputs():
+    """Two rows with three examples and one; what a row lacks begins anywhere."""
+    numbers = tf.constant([[1, 1, 2, 2, 2, 3, 0], [1, 1, 1, 1, 0, 0, 0]])
+    return {
+        "input_ids": tf.constant([[5, 6, 5, 9, 11, 5, 0], [5, 7, 8, 9, 0, 0, 0]]),
+        "input_mask": tf.sign(numbers),
+        "segment_ids": tf.constant([[0, 1, 0, 0, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0]]),
+        "example_numbers": numbers,
+        "positions": tf.constant([[0, 1, 0, 1, 2, 0, 0], [0, 1, 2, 3, 0, 0, 0]]),
+        "cls_positions": tf.constant([[0, 2, 5], [0, 0, 3]]),
+    }
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("rows_are_shared", [False, True])
+def test_the_pooled_output_alone_is_that_of_the_call(
+    tiny_config, make_inputs, rows_are_shared, recompute, in_graph
+):
+    config = dataclasses.replace(
+        tiny_config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    model = BertModel(config)
+    model.recompute = recompute
+    inputs = shared_inputs() if rows_are_shared else make_inputs(config)
+    weights = [variable.value for variable in model.trainable_variables]
+
+    def differentiate(forward):
+        def function():
+            with tf.GradientTape() as tape:
+                pooled = forward(inputs, training=True, dropout_seed=tf.constant([1, 2]))
+                loss = tf.reduce_sum(tf.sin(pooled) * tf.range(1.0, 13.0))
+            return pooled, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
+
+        return tf.function(function)() if in_graph else function()
+
+    expected, goals = differentiate(lambda *args, **more: model(*args, **more)["pooled_output"])
+    pooled, gradients = differentiate(model.pooled_output)
+    assert pooled.shape == ((6, 12) if rows_are_shared else (3, 12))
+    np.testing.assert_allclose(pooled, expected, rtol=0, atol=2e-6)
+    for variable, gradient, goal in zip(model.trainable_variables, gradients, goals, strict=True):
+        tolerance = 2e-6 * max(1.0, np.abs(goal).max())
+        np.testing.assert_allclose(gradient, goal, rtol=0, atol=tolerance, err_msg=variable.path)
+
+
+def test_the_pooled_output_takes_one_vector_of_a_row_through_the_last_layer(
+    tiny_config, make_inputs, monkeypatch
+):
+    shapes = []
+
+    def record(x, rate, seed, site):
+        shapes.append(tuple(x.shape))
+        return x
+
+    monkeypatch.setattr(modeling, "dropout", record)
+    BertModel(tiny_config).pooled_output(make_inputs(tiny_config), training=True)
+    whole, one = [(3, 3, 7, 7), (21, 12), (21, 12)], [(3, 3, 1, 7), (3, 12), (3, 12)]
+    assert shapes == [(21, 12), *whole, *one]
+
+
 # --- precision ----------------------------------------------------------------------------------
 
 

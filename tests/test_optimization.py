@@ -337,3 +337,26 @@ def test_repeated_rows_are_summed_before_the_norm_is_taken():
     expected = np.zeros((5, 2))
     expected[1, 1] = 1.0
     np.testing.assert_allclose(clipped, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("num_rows", [0, 1, 40])
+def test_rows_of_a_table_are_clipped_as_the_whole_table(num_rows, compiled):
+    rng = np.random.default_rng(num_rows)
+    ids = rng.integers(0, 9, num_rows)  # of 40 most come several times
+    rows = rng.normal(size=(num_rows, 3))
+    other = rng.normal(size=4)
+    table = np.zeros((9, 3))
+    np.add.at(table, ids, rows)
+    norm = np.sqrt((table**2).sum() + (other**2).sum())
+
+    @tf.function(jit_compile=compiled)
+    def clip(rows, ids, other):
+        return clip_by_global_norm([tf.IndexedSlices(rows, ids, tf.constant([9, 3])), other])
+
+    arguments = (tf.constant(rows, tf.float32), tf.constant(ids), tf.constant(other, tf.float32))
+    (clipped, rest), reported = clip(*arguments)
+    np.testing.assert_allclose(reported, norm, rtol=1e-6)
+    scale = min(1.0, 1.0 / norm)
+    np.testing.assert_allclose(clipped, table * scale, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(rest, other * scale, rtol=1e-5)
