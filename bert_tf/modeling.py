@@ -151,27 +151,34 @@ class SelfAttention(keras.layers.Layer):
         self.merged = (merged("kernel"), merged("bias"))  # [H, 3 H] and [3 H]
 
     def _projected(
-        self, x: tf.Tensor, query_tokens: tf.Tensor | None, shape: list[Any]
+        self, x: tf.Tensor, query_tokens: tf.Tensor, sizes: tf.Tensor
     ) -> list[tf.Tensor]:
         """Queries [B, N, Q, D], which are scaled, keys and values [B, N, S, D].
 
         Args:
             x: float [T, H], what keys and values are made of.
-            query_tokens: float [U, H], what queries are made of, by default x.
-            shape: B, S, N, D.
+            query_tokens: float [U, H], what queries are made of.
+            sizes: int32 [3], B, Q and S.
         """
-        if self.merged is not None and query_tokens is None:
+        heads = self.config.num_attention_heads
+        size = self.config.hidden_size // heads
+        batch_size, num_queries, seq_length = tf.unstack(sizes)
+        if self.merged is not None and query_tokens is x:
             kernel, bias = self.merged
-            parts = tf.reshape(
-                tf.nn.bias_add(tf.matmul(x, kernel), bias), [*shape[:2], 3, *shape[2:]]
-            )
+            parts = tf.nn.bias_add(tf.matmul(x, kernel), bias)
+            parts = tf.reshape(parts, [batch_size, seq_length, 3, heads, size])
             return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
         # The scale goes on the query, [U, H], not on the larger scores, [B, N, Q, S].
-        query = self.query(x if query_tokens is None else query_tokens)
-        query *= tf.cast(1.0 / math.sqrt(shape[3]), x.dtype)
-        query_shape = shape if query_tokens is None else [shape[0], -1, *shape[2:]]
-        parts = ((query, query_shape), (self.key(x), shape), (self.value(x), shape))
-        return [tf.transpose(tf.reshape(*part), [0, 2, 1, 3]) for part in parts]
+        query = self.query(query_tokens) * tf.cast(1.0 / math.sqrt(size), x.dtype)
+        parts = (
+            (query, num_queries),
+            (self.key(x), seq_length),
+            (self.value(x), seq_length),
+        )
+        return [
+            tf.transpose(tf.reshape(part, [batch_size, length, heads, size]), [0, 2, 1, 3])
+            for part, length in parts
+        ]
 
     def call(
         self,
@@ -184,18 +191,18 @@ class SelfAttention(keras.layers.Layer):
 
         Args:
             x: float [T, H], what is looked at.
-            mask_adder: float32 [B, 1, 1, S] or [B, 1, Q, S].
+            mask_adder: float32 [B, 1, 1 or S, S]; with ``query_tokens`` [B, 1, Q, S].
             seed: int32 [2], or None for no dropout.
             query_tokens: float [U, H], what looks; by default x.
 
         Returns:
-            [U, H].
+            Float [U, H].
         """
-        heads = self.config.num_attention_heads
-        size = self.config.hidden_size // heads
-        mask_shape = tf.shape(mask_adder)
-        shape = [mask_shape[0], mask_shape[3], heads, size]
-        query, key, value = self._projected(x, query_tokens, shape)
+        batch_size, _, num_queries, seq_length = tf.unstack(tf.shape(mask_adder))
+        if query_tokens is None:
+            query_tokens, num_queries = x, seq_length
+        sizes = tf.stack([batch_size, num_queries, seq_length])
+        query, key, value = self._projected(x, query_tokens, sizes)
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, S]
         # Keras has cast the adder to the compute dtype; 0 and about -10000 it still is.
         adder = tf.cast(mask_adder, tf.float32)
@@ -204,8 +211,7 @@ class SelfAttention(keras.layers.Layer):
         rate = self.config.attention_probs_dropout_prob
         probabilities = dropout(probabilities, rate, seed, self.site)
         context = tf.matmul(probabilities, value)  # [B, N, Q, D]
-        shape = tf.shape(x if query_tokens is None else query_tokens)
-        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), shape)  # [U, H]
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(query_tokens))  # [U, H]
 
 
 class ResidualOutput(keras.layers.Layer):
@@ -252,7 +258,7 @@ class Attention(keras.layers.Layer):
         seed: tf.Tensor | None,
         query_tokens: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """See SelfAttention."""
+        """Arguments and result are those of SelfAttention."""
         context = self.self_attention(x, mask_adder, seed, query_tokens)
         residual = x if query_tokens is None else query_tokens
         return self.attention_output(context, residual, seed)
@@ -302,7 +308,7 @@ class TransformerLayer(keras.layers.Layer):
         seed: tf.Tensor | None,
         query_tokens: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """See SelfAttention."""
+        """Arguments and result are those of SelfAttention."""
         x = self.attention(x, mask_adder, seed, query_tokens)
         return self.feed_forward_output(self.intermediate(x), x, seed)
 
@@ -329,7 +335,7 @@ class Encoder(keras.layers.Layer):
         mask_adder: tf.Tensor,
         seed: tf.Tensor | None,
         recompute: bool = False,
-        wanted: tf.Tensor | None = None,
+        query_positions: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         """Runs the layers.
 
@@ -338,20 +344,18 @@ class Encoder(keras.layers.Layer):
             mask_adder: float32 [B, 1, 1, S] or [B, 1, S, S].
             seed: int32 [2], or None for no dropout.
             recompute: see BertModel.
-            wanted: int32 [B, Q], the positions in each row that the last layer computes; by default
-                all. Their vectors are the same, and the others' would reach no loss.
+            query_positions: int32 [B, Q], the tokens of each row that the last layer computes new
+                vectors of; by default all. Dropout apart, they are the same vectors.
 
         Returns:
-            Each layer's output, [T, H]; with ``wanted``, the last one's is [U, H].
+            Each layer's output, [T, H]; with ``query_positions``, the last one's is [U, H].
         """
         outputs = []
         for layer in self.layers:
-            if wanted is not None and layer is self.layers[-1]:
-                rows = tf.reshape(x, [*tf.unstack(tf.shape(mask_adder)[::3]), x.shape[-1]])
-                if mask_adder.shape[2] != 1:
-                    mask_adder = tf.gather(mask_adder, wanted, axis=2, batch_dims=1)
+            if query_positions is not None and layer is self.layers[-1]:
+                query_tokens = gathered(by_row(x, mask_adder), query_positions)
                 # Never recomputed: its backward pass is the first, so nothing is kept for long.
-                x = layer(x, mask_adder, seed, taken(rows, wanted))
+                x = layer(x, mask_of(mask_adder, query_positions), seed, query_tokens)
             elif recompute and seed is not None:
                 x = recomputed(layer, x, mask_adder, seed)
             else:
@@ -360,9 +364,24 @@ class Encoder(keras.layers.Layer):
         return outputs
 
 
-def taken(rows: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+def by_row(tokens: tf.Tensor, mask_adder: tf.Tensor) -> tf.Tensor:
+    """Float [T, H] -> [B, S, H]; B and S are those of float32 [B, 1, 1 or S, S]."""
+    batch_size, _, _, seq_length = tf.unstack(tf.shape(mask_adder))
+    rows = tf.reshape(tokens, [batch_size, seq_length, tokens.shape[1]])
+    return tf.ensure_shape(rows, [mask_adder.shape[0], mask_adder.shape[3], tokens.shape[1]])
+
+
+def gathered(rows: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     """Float [B, S, H] and int32 [B, Q] -> [U, H]."""
-    return tf.reshape(tf.gather(rows, positions, batch_dims=1), [-1, rows.shape[-1]])
+    return tf.reshape(tf.gather(rows, positions, batch_dims=1), [-1, rows.shape[2]])
+
+
+def mask_of(mask_adder: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Float32 [B, 1, 1 or S, S] and int32 [B, Q] -> [B, 1, Q, S], what these tokens see."""
+    if mask_adder.shape[2] != 1:
+        return tf.gather(mask_adder, positions, axis=2, batch_dims=1)
+    batch_size, _, _, seq_length = tf.unstack(tf.shape(mask_adder))
+    return tf.broadcast_to(mask_adder, [batch_size, 1, tf.shape(positions)[1], seq_length])
 
 
 class Pooler(keras.layers.Layer):
@@ -393,7 +412,8 @@ class BertModel(keras.Model):
     Attributes:
         recompute: whether calls with ``training=True`` keep no more than each transformer layer's
             input for the backward pass, and compute the rest again: far less memory, and more
-            time. Weights, outputs and gradients are the same; false at first.
+            time. Weights, outputs and gradients are the same; false at first. ``pooled_output``
+            keeps what little there is of the last layer.
 
     Raises:
         InputError: in eager mode, for ids outside the tables or a sequence beyond the positions.
@@ -444,20 +464,12 @@ class BertModel(keras.Model):
         seed = next_dropout_seed(self, training, dropout_seed)
         x, mask_adder, cls_positions = self._embedded(inputs, seed)
         layers = self.encoder(x, mask_adder, seed, recompute=self.recompute)
-
-        ids = tf.convert_to_tensor(inputs["input_ids"])
-        shape = tf.concat([tf.shape(ids), [self.config.hidden_size]], axis=0)
-        static_shape = [*ids.shape, self.config.hidden_size]
-
-        def batched(tokens: tf.Tensor) -> tf.Tensor:
-            return tf.ensure_shape(tf.reshape(tokens, shape), static_shape)  # [B, S, H]
-
-        encoder_outputs = [batched(layer) for layer in layers]
+        encoder_outputs = [by_row(layer, mask_adder) for layer in layers]
         return {
-            "embedding_output": batched(x),
+            "embedding_output": by_row(x, mask_adder),
             "encoder_outputs": encoder_outputs,
             "sequence_output": encoder_outputs[-1],
-            "pooled_output": self.pooler(taken(encoder_outputs[-1], cls_positions)),
+            "pooled_output": self.pooler(gathered(encoder_outputs[-1], cls_positions)),
         }
 
     def pooled_output(
@@ -466,10 +478,10 @@ class BertModel(keras.Model):
         training: bool = False,
         dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """``pooled_output`` alone, whose last layer computes no more than what it is made of.
+        """``pooled_output`` alone: the last layer computes no other vector than what it is made of.
 
-        Of the last layer's work that leaves keys and values, a sixth. Dropout apart, outputs and
-        gradients are the same.
+        Of that layer's work, keys and values are left, a sixth where I is 4 H. Dropout apart,
+        outputs and gradients are those of a call.
 
         Args:
             inputs: as for a call.
@@ -481,7 +493,9 @@ class BertModel(keras.Model):
         """
         seed = next_dropout_seed(self, training, dropout_seed)
         x, mask_adder, cls_positions = self._embedded(inputs, seed)
-        layers = self.encoder(x, mask_adder, seed, recompute=self.recompute, wanted=cls_positions)
+        layers = self.encoder(
+            x, mask_adder, seed, recompute=self.recompute, query_positions=cls_positions
+        )
         return self.pooler(layers[-1])
 
     def _embedded(
@@ -513,7 +527,7 @@ class BertModel(keras.Model):
         """Makes queries, keys and values one product, for inference alone.
 
         The weights that it takes are copies, of the compute dtype: changes of the model's own do
-        not reach them any more.
+        not reach them any more. The last layer of ``pooled_output`` goes on without them.
         """
         for layer in self.encoder.layers:
             layer.attention.self_attention.merge_projections()

@@ -407,22 +407,21 @@ def clip_by_global_norm(gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
     Returns:
         The clipped gradients, dense, and the norm before clipping, float32 [].
     """
-    summed = [_summed(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    summed = [_deduplicated(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
     norm = tf.linalg.global_norm(summed)
     clipped, _ = tf.clip_by_global_norm(summed, CLIP_NORM, use_norm=norm)
     return [None if g is None else tf.convert_to_tensor(g) for g in clipped], norm
 
 
-def _summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """The same with each row once: what a batch reads of a table is far less than the table.
+def _deduplicated(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """The same with the sum of equal rows in the first of them, and zeros in the others.
 
-    The shapes stay, for XLA: rows of zeros make up for those that were there several times.
+    What a batch reads of a table is far less than the table; the shapes stay, for XLA.
+
+    Args:
+        gradient: values float [n, …] and indices int [n].
     """
-    order = tf.argsort(gradient.indices)
-    indices = tf.gather(gradient.indices, order)  # [n]
-    is_next = indices != tf.concat([indices[:1], indices[:-1]], axis=0)
-    number = tf.cumsum(tf.cast(is_next, tf.int32))  # [n], of each row among those that differ
-    size = tf.size(indices)
-    values = tf.math.unsorted_segment_sum(tf.gather(gradient.values, order), number, size)
-    places = tf.maximum(tf.math.unsorted_segment_max(indices, number, size), 0)  # 0 where none is
-    return tf.IndexedSlices(values, places, gradient.dense_shape)
+    indices, size = gradient.indices, tf.size(gradient.indices)
+    firsts = tf.math.unsorted_segment_min(tf.range(size), indices, gradient.dense_shape[0])
+    values = tf.math.unsorted_segment_sum(gradient.values, tf.gather(firsts, indices), size)
+    return tf.IndexedSlices(values, indices, gradient.dense_shape)

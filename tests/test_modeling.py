@@ -321,6 +321,37 @@ def test_the_pooled_output_alone_is_that_of_the_call(
         np.testing.assert_allclose(gradient, goal, rtol=0, atol=tolerance, err_msg=variable.path)
 
 
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_the_pooled_output_alone_of_any_shape(tiny_config, make_inputs, policy, merged):
+    model = BertModel(tiny_config, dtype=policy)
+    if merged:
+        model.merge_projections()
+
+    def both(inputs):
+        return model.pooled_output(inputs), model(inputs)["pooled_output"]
+
+    plain, shared = make_inputs(tiny_config), shared_inputs()
+    del plain["masked_lm_positions"]
+    one_token = {name: value[:, :1] for name, value in shared.items()}
+    one_token["cls_positions"] = tf.zeros([2, 3], tf.int32)
+    cases = {
+        "no rows": ({name: value[:0] for name, value in plain.items()}, 0),
+        "rows": (plain, 3),
+        "examples that share rows": (shared, 6),
+        "rows of one token": (one_token, 6),
+    }
+    tolerance = 2e-6 if policy == "float32" else 0.05
+    for what, (inputs, num_vectors) in cases.items():
+        specs = {name: tf.TensorSpec([None, None], tf.int32) for name in inputs}
+        for function in (both, tf.function(both, input_signature=[specs])):
+            pooled, expected = function({n: tf.constant(value) for n, value in inputs.items()})
+            assert pooled.dtype == model.compute_dtype, what
+            assert pooled.shape == (num_vectors, 12), what
+            pooled, expected = (tf.cast(vectors, tf.float32) for vectors in (pooled, expected))
+            np.testing.assert_allclose(pooled, expected, rtol=0, atol=tolerance, err_msg=what)
+
+
 def test_the_pooled_output_takes_one_vector_of_a_row_through_the_last_layer(
     tiny_config, make_inputs, monkeypatch
 ):

@@ -1,7 +1,7 @@
 """Finds the largest micro-batch that fits in memory, by length, with and without --recompute.
 
-Measured is the peak of the resident memory of a process of its own that takes two steps of a
-classifier, each of two micro-batches, in float32. From a small micro-batch on, the size is doubled
+Measured is the peak of the resident memory of a process of its own that takes a step of a
+classifier, of two micro-batches, in float32. From a small micro-batch on, the size is doubled
 until a third of the room is used; the size that just fits is read off the line through the last
 two, and measured once. Where that measurement is beyond the memory after all, the size is read off
 again, between the measurements on both sides of it, and the table says that it is not measured.
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 
 def peak_of_steps(case: Case, config_file: pathlib.Path | None) -> float:
-    """GiB at most in this process's memory, two steps included."""
+    """GiB at most in this process's memory, a step included."""
     import numpy as np
     import tensorflow as tf
 
@@ -70,9 +70,7 @@ def peak_of_steps(case: Case, config_file: pathlib.Path | None) -> float:
         "segment_ids": tf.zeros_like(ids),
         "label_ids": tf.zeros(shape[:1], tf.int32),
     }
-    update = tf.function(step, autograph=False)
-    for _ in range(2):
-        update(batch)
+    tf.function(step, autograph=False)(batch)
     peak = peak_memory()
     assert peak is not None
     return peak / 1024

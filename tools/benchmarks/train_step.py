@@ -32,14 +32,22 @@ MATRICES = {"cpu": (1024, HIDDEN_SIZE, INTERMEDIATE_SIZE), "gpu": (8192, 8192, 8
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def step_flops(batch_size: int, seq_length: int) -> float:
+def step_flops(batch_size: int, seq_length: int, num_queries: int) -> float:
     """Floating-point operations of a step's matrix products: 2 for each multiply-add.
 
     Those of the layers; the backward pass has two products for each of the forward pass.
+
+    Args:
+        batch_size: rows.
+        seq_length: tokens of a row.
+        num_queries: how many of them the last layer computes new vectors of; it makes keys and
+            values of all.
     """
-    weights = 4 * HIDDEN_SIZE**2 + 2 * HIDDEN_SIZE * INTERMEDIATE_SIZE
-    attention = 2 * seq_length * HIDDEN_SIZE
-    return 3.0 * 2 * batch_size * seq_length * NUM_LAYERS * (weights + attention)
+    keys_and_values = 2 * HIDDEN_SIZE**2
+    others = 2 * HIDDEN_SIZE**2 + 2 * HIDDEN_SIZE * INTERMEDIATE_SIZE + 2 * seq_length * HIDDEN_SIZE
+    of_row = NUM_LAYERS * seq_length * keys_and_values
+    of_row += ((NUM_LAYERS - 1) * seq_length + num_queries) * others
+    return 3.0 * 2 * batch_size * of_row
 
 
 def batch(batch_size: int, seq_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,12 +236,13 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> None:
     unit += ", XLA" * options.xla
     shares = json.loads(lines["bert_tf"][-1])["shares"]
     print_report("train_step", seconds, unit, smaller_is_better=True, kernel_shares=shares)
-    flops = step_flops(options.batch_size, options.seq_length)
     products = [json.loads(line)["seconds"] for line in lines["product"]]
     m, k, n = MATRICES[options.device]
     rate = 2.0 * m * k * n / statistics.median(products)
     print(f"the machine multiplies {m} x {k} and {k} x {n} at {rate / 1e9:.0f} GFLOP/s")
     for name, found in seconds.items():
+        num_queries = 1 if name == "bert_tf" else options.seq_length
+        flops = step_flops(options.batch_size, options.seq_length, num_queries)
         reached = flops / statistics.median(found)
         print(f"  {name:24} {reached / 1e9:8.0f} GFLOP/s in its step, {reached / rate:.0%} of that")
     if shares:
