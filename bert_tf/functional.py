@@ -17,7 +17,7 @@ def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
 
     ``0.5 x (1 + tanh(z))`` with ``z = sqrt(2 / pi) (x + 0.044715 x^3)`` is written as
     ``x sigmoid(2 z)``, the same function with fewer passes over memory, and so is its gradient
-    ``s + x s (1 - s) 2 z'``.
+    ``s + x s (1 - s) 2 z'``, whose ``x s (1 - s)`` is one operation of TensorFlow's.
 
     Args:
         x: float, any shape.
@@ -29,9 +29,9 @@ def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
     s = tf.sigmoid(x * (c + (c * 0.044715) * tf.square(x)))
 
     def gradient(dy: tf.Tensor) -> tf.Tensor:
-        # This factor is 0 where x^3, or x^2, is beyond float16's range: it comes first.
-        u = x * (s - tf.square(s))
-        return dy * (s + c * u + (3.0 * c * 0.044715) * (x * (x * u)))
+        u = tf.raw_ops.SigmoidGrad(y=s, dy=x)
+        # Where x^2 is beyond float16's range, u is 0, and so is the product.
+        return dy * (s + tf.math.multiply_no_nan(c + (3.0 * c * 0.044715) * tf.square(x), u))
 
     return x * s, gradient
 
