@@ -30,8 +30,9 @@ def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
 
     def gradient(dy: tf.Tensor) -> tf.Tensor:
         u = tf.raw_ops.SigmoidGrad(y=s, dy=x)
-        # Where x^2 is beyond float16's range, u is 0, and so is the product.
-        return dy * (s + tf.math.multiply_no_nan(c + (3.0 * c * 0.044715) * tf.square(x), u))
+        # Where x^2 is beyond the dtype's range, u is 0, and so must the product be.
+        slope = tf.minimum(c + (3.0 * c * 0.044715) * tf.square(x), x.dtype.max)
+        return dy * (s + u * slope)
 
     return x * s, gradient
 

@@ -151,18 +151,18 @@ class SelfAttention(keras.layers.Layer):
         self.merged = (merged("kernel"), merged("bias"))  # [H, 3 H] and [3 H]
 
     def _projected(
-        self, x: tf.Tensor, query_tokens: tf.Tensor, sizes: tf.Tensor
+        self, x: tf.Tensor, query_tokens: tf.Tensor, sizes: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     ) -> list[tf.Tensor]:
         """Queries [B, N, Q, D], which are scaled, keys and values [B, N, S, D].
 
         Args:
             x: float [T, H], what keys and values are made of.
             query_tokens: float [U, H], what queries are made of.
-            sizes: int32 [3], B, Q and S.
+            sizes: B, Q and S, int32 [] each.
         """
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
-        batch_size, num_queries, seq_length = tf.unstack(sizes)
+        batch_size, num_queries, seq_length = sizes
         if self.merged is not None and query_tokens is x:
             kernel, bias = self.merged
             parts = tf.nn.bias_add(tf.matmul(x, kernel), bias)
@@ -187,13 +187,13 @@ class SelfAttention(keras.layers.Layer):
         seed: tf.Tensor | None,
         query_tokens: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Lets tokens look at their rows.
+        """Lets tokens attend to those of their row.
 
         Args:
-            x: float [T, H], what is looked at.
+            x: float [T, H], what is attended to.
             mask_adder: float32 [B, 1, 1 or S, S]; with ``query_tokens`` [B, 1, Q, S].
             seed: int32 [2], or None for no dropout.
-            query_tokens: float [U, H], what looks; by default x.
+            query_tokens: float [U, H], what attends; by default x.
 
         Returns:
             Float [U, H].
@@ -201,7 +201,7 @@ class SelfAttention(keras.layers.Layer):
         batch_size, _, num_queries, seq_length = tf.unstack(tf.shape(mask_adder))
         if query_tokens is None:
             query_tokens, num_queries = x, seq_length
-        sizes = tf.stack([batch_size, num_queries, seq_length])
+        sizes = (batch_size, num_queries, seq_length)
         query, key, value = self._projected(x, query_tokens, sizes)
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, S]
         # Keras has cast the adder to the compute dtype; 0 and about -10000 it still is.
@@ -501,7 +501,7 @@ class BertModel(keras.Model):
     def _embedded(
         self, inputs: dict[str, tf.Tensor], seed: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What goes into the encoder and comes out of it.
+        """What the encoder takes, and where examples begin.
 
         Returns:
             The tokens' vectors, float [T, H]; what is added to the scores of who sees whom, float32

@@ -416,7 +416,7 @@ def clip_by_global_norm(gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
 def _deduplicated(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     """The same with the sum of equal rows in the first of them, and zeros in the others.
 
-    What a batch reads of a table is far less than the table; the shapes stay, for XLA.
+    What a batch reads of the words' table is far less than the table; the shapes stay, for XLA.
 
     Args:
         gradient: values float [n, …] and indices int [n].

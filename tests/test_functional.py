@@ -43,6 +43,18 @@ def test_gelu_is_zero_or_the_identity_far_out(dtype):
     assert tf.cast(tape.gradient(y, x), tf.float32).numpy().tolist() == [0, 0, 0, 0.5, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("dtype", "epsilon"), [(tf.bfloat16, 2**-7), (tf.float16, 2**-10)])
+def test_the_gradient_of_gelu_in_half_precision(dtype, epsilon):
+    x = tf.constant(np.linspace(-12, 12, 301), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = gelu(x)
+    exact, step = tf.cast(x, tf.float64).numpy(), 1e-5
+    slope = (numpy_gelu(exact + step) - numpy_gelu(exact - step)) / (2 * step)
+    gradient = tf.cast(tape.gradient(y, x), tf.float64)
+    np.testing.assert_allclose(gradient, slope, rtol=0, atol=8 * epsilon)
+
+
 def numpy_layer_norm(x, gamma, beta):
     mean = x.mean(axis=-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)

@@ -18,6 +18,7 @@ from bert_tf.heads import (
     BertTagger,
 )
 from bert_tf.losses import masked_lm_loss, single_label_loss
+from bert_tf.modeling import BertModel
 from bert_tf.optimization import create_optimizer
 
 
@@ -100,6 +101,21 @@ def test_the_classifier_is_weights_transposed_plus_bias(tiny_config, make_inputs
     assert logits.shape == (3, 5)
     assert model.output_weights.shape == (5, 12)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_classifiers_and_choices_need_no_other_vector_than_that_of_cls(
+    tiny_config, make_inputs, monkeypatch
+):
+    def whole(*args, **kwargs):
+        raise AssertionError("the whole last layer is computed")
+
+    monkeypatch.setattr(BertModel, "call", whole)
+    inputs = make_inputs(tiny_config)
+    del inputs["masked_lm_positions"]
+    assert BertClassifier(tiny_config, 3)(inputs).shape == (3, 3)
+    rows = {name: value[np.newaxis] for name, value in inputs.items()}
+    assert BertMultipleChoice(tiny_config)(rows).shape == (1, 3)
+    assert BertClassifier(tiny_config, 2, window_pooling="mean")(rows).shape == (1, 2)
 
 
 def test_names_are_the_originals(tiny_config):
