@@ -322,9 +322,10 @@ def test_several_seeds(data_dir, model_flags, tmp_path, capsys, monkeypatch):
 
 
 def command_line(data_dir, model_flags, folder, *more):
+    """Of a run that learns its task between steps 50 and 75; with most other seeds it does not."""
     return [
         "run_classifier", "--do_train", "--do_eval", *model_flags, f"--data_dir={data_dir}",
-        "--num_train_epochs=6", "--log_steps=1", "--save_checkpoints_steps=4",
+        "--num_train_epochs=6", "--log_steps=1", "--save_checkpoints_steps=4", "--seed=15",
         f"--output_dir={folder}", *more,
     ]  # fmt: skip
 

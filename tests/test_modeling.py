@@ -317,7 +317,8 @@ def test_the_pooled_output_alone_is_that_of_the_call(
     assert pooled.shape == ((6, 12) if rows_are_shared else (3, 12))
     np.testing.assert_allclose(pooled, expected, rtol=0, atol=2e-6)
     for variable, gradient, goal in zip(model.trainable_variables, gradients, goals, strict=True):
-        tolerance = 2e-6 * max(1.0, np.abs(goal).max())
+        # The gradient of a key's bias is 0 but for rounding.
+        tolerance = 1e-5 * max(1.0, np.abs(goal).max())
         np.testing.assert_allclose(gradient, goal, rtol=0, atol=tolerance, err_msg=variable.path)
 
 
