@@ -228,7 +228,7 @@ def test_classifiers_are_measured(kind, run_of, tmp_path):
     elif pairs:
         scores = [answer["score"] for answer in predicted]
         pearson = np.corrcoef(scores, np.float64(labels))[0, 1]
-        assert metrics["pearson"] == pytest.approx(pearson, rel=1e-5)  # scores are float32
+        assert metrics["pearson"] == pytest.approx(pearson, abs=5e-7)  # of float32 scores
     else:
         right = [answer["label"] == label for answer, label in zip(predicted, labels, strict=True)]
         assert metrics["accuracy"] == pytest.approx(np.mean(right))

@@ -39,7 +39,7 @@ class Case(NamedTuple):
         return cls(kind == "recompute", int(length), int(size))
 
 
-def peak_of_steps(case: Case, config_file: pathlib.Path | None) -> float:
+def peak_of_step(case: Case, config_file: pathlib.Path | None) -> float:
     """GiB at most in this process's memory, a step included."""
     import numpy as np
     import tensorflow as tf
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--contender", type=Case.parse, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is not None:
-        print(peak_of_steps(options.contender, options.bert_config_file))
+        print(peak_of_step(options.contender, options.bert_config_file))
         return
     config_file = options.bert_config_file
     arguments = () if config_file is None else (f"--bert_config_file={config_file.resolve()}",)
